@@ -1,0 +1,114 @@
+"""From an ANN to a spiking network."""
+
+import copy
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ftbc_pl.conversion.check import check_conversion
+from ftbc_pl.conversion.errors import ConversionError
+from ftbc_pl.conversion.measure import Threshold, check_threshold, measure_thresholds_
+from ftbc_pl.conversion.network import SpikingNetwork
+from ftbc_pl.conversion.operations import Kind
+from ftbc_pl.conversion.trace import Call, trace
+from ftbc_pl.layers import SpikingNeuron, TemporalDifference
+
+
+def convert(
+    ann: nn.Module,
+    num_steps: int,
+    *,
+    batches: Iterable[Any] | None = None,
+    num_batches: int = 1,
+    threshold: Threshold = "mse",
+    v0: float = 0.5,
+    smooth: Literal["error", "rate"] = "error",
+    example: Tensor | None = None,
+    check: bool = True,
+) -> SpikingNetwork:
+    """Convert a trained ANN into a spiking network; the ANN is left as it is.
+
+    Each call of a ReLU, ReLU6, QCFS or clipped ReLU becomes a population of integrate-and-fire neurons. Max pooling,
+    gates, normalisation and attention get the rate-exact replacement.
+
+    Args:
+        ann: The trained network.
+        num_steps: Number of timesteps T.
+        batches: Images (B, ...) or (images, labels) from the training set; needed where thresholds must be measured.
+        num_batches: How many of the batches are used.
+        threshold: ``mse``, ``max`` or a percentile: how the thresholds of ReLU sites are measured, one a channel. QCFS
+            and clipped ReLU have their own.
+        v0: Membrane at the start as a fraction of the threshold.
+        smooth: ``rate`` runs GELU, SiLU and the like without spikes, by the rate-exact replacement.
+        example: A small input batch (B, ...); default: the first of ``batches``, or noise of the size in the network's
+            timm config.
+        check: Whether the conversion is checked on the example (see :mod:`ftbc_pl.conversion.check`).
+
+    Returns:
+        The spiking network, not calibrated yet.
+
+    Raises:
+        ConversionError: Some sites can't be converted; lists all of them.
+        ValueError: An argument is out of range, or thresholds must be measured and ``batches`` is missing.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+    threshold = check_threshold(threshold)
+    network = copy.deepcopy(ann).eval().requires_grad_(False)
+    device = _device(network)
+    images = [to_images(batch).to(device) for batch in islice(batches, num_batches)] if batches is not None else []
+    if example is None:
+        example = images[0][:2] if images else _noise(network)
+    example = example.to(device)
+    if len(example) < 2:
+        example = torch.cat([example, example])
+    found = trace(network, example, smooth=smooth == "rate")
+    if found.problems:
+        raise ConversionError(found.problems)
+    if not any(call.kind is Kind.SPIKING for call in found.calls):
+        raise ConversionError(["(network): no ReLU or QCFS was called: nothing would spike; see ftbc_pl.prepare"])
+    sites = [_site(call, num_steps, v0) for call in found.calls]
+    options = {"num_steps": num_steps, "threshold": threshold, "v0": v0, "smooth": smooth}
+    snn = SpikingNetwork(network, found, sites, num_steps, options | {"input_size": list(example.shape[1:])}).to(device)
+    if check:
+        check_conversion(snn, example)
+    if any(call.threshold is None for call, _ in snn.neurons()) and batches is not None:
+        if not images:
+            raise ValueError("The thresholds must be measured, but `batches` is empty.")
+        measure_thresholds_(snn, images, threshold, v0)
+    elif any(call.threshold is None for call, _ in snn.neurons()):
+        name = next(call.name for call, _ in snn.neurons() if call.threshold is None)
+        raise ValueError(
+            f"Site {name} is a ReLU, whose threshold must be measured: pass `batches=` with images of the training set."
+        )
+    return snn
+
+
+def to_images(batch: Any) -> Tensor:
+    """Images of a batch that is a tensor or a sequence that begins with one."""
+    images = batch if isinstance(batch, Tensor) else batch[0]
+    if not isinstance(images, Tensor):
+        raise TypeError(f"Expected batches of images or (images, labels), got {type(images).__name__}.")
+    return images
+
+
+def _site(call: Call, num_steps: int, v0: float) -> nn.Module:
+    if call.kind is not Kind.SPIKING:
+        return TemporalDifference()
+    channels = call.shape[call.channel_dim - 1]
+    theta = torch.ones(channels) if call.threshold is None else call.threshold.detach().float().expand(channels)
+    return SpikingNeuron(num_steps, theta.clone(), v0, call.channel_dim)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((value.device for value in network.parameters()), torch.device("cpu"))
+
+
+def _noise(network: nn.Module) -> Tensor:
+    config = getattr(network, "pretrained_cfg", None) or {}
+    if "input_size" not in config:
+        raise ValueError("The input size of this network is not known: pass `example=` with a small batch of images.")
+    return torch.randn(2, *config["input_size"], generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,108 @@
+"""Measure the thresholds of ReLU sites on the ANN's activations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftbc_pl.conversion.network import Redirection, SpikingNetwork
+from ftbc_pl.conversion.trace import Call
+from ftbc_pl.distributed import maximum_over_processes, sum_over_processes
+from ftbc_pl.functional.thresholds import histogram, mse_threshold, percentile_threshold
+from ftbc_pl.layers import SpikingNeuron, TemporalDifference
+
+Threshold = str | float
+
+
+def check_threshold(threshold: Threshold) -> Threshold:
+    """Return ``threshold`` if it names a method: ``mse``, ``max`` or a percentile in (0, 100].
+
+    Raises:
+        ValueError: It does not.
+    """
+    if isinstance(threshold, str) and threshold not in ("mse", "max"):
+        try:
+            threshold = float(threshold)
+        except ValueError:
+            raise ValueError(f"threshold must be 'mse', 'max' or a percentile, got {threshold!r}.") from None
+    if not isinstance(threshold, str) and not 0 < threshold <= 100:
+        raise ValueError(f"A percentile threshold must lie in (0, 100], got {threshold}.")
+    return threshold
+
+
+class Observation:
+    """Visitor of the plain ANN that hands each measured activation to a function."""
+
+    def __init__(self, observe: Callable[[Call, SpikingNeuron, Tensor], None], sites: set[str]) -> None:
+        """Observe the sites with these names."""
+        self.observe = observe
+        self.sites = sites
+
+    def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply the ANN's activation and look at it."""
+        out = activation(x)
+        if call.name in self.sites:
+            self.observe(call, site, out)
+        return out
+
+    def rate_exact(
+        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
+    ) -> Tensor:
+        """Do what the ANN does."""
+        return function(*inputs)
+
+
+@torch.no_grad()
+def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: Threshold, v0: float) -> None:
+    """Set the thresholds of all sites that have none of their own, in place.
+
+    Runs the ANN over the batches once for the maximum and, except for ``max``, once more for histograms. Sums are taken
+    over all processes. Dead channels get the largest threshold of their layer.
+
+    Args:
+        snn: The spiking network.
+        batches: Images (B, ...), shared out over the processes.
+        threshold: ``mse``, ``max`` or a percentile in (0, 100].
+        v0: Membrane at the start as a fraction of θ.
+
+    Raises:
+        ValueError: A site has NaN or infinite activations.
+    """
+    sites = {call.name: site for call, site in snn.neurons() if call.threshold is None}
+    maxima = {name: torch.zeros_like(site.threshold) for name, site in sites.items()}
+
+    def see_maximum(call: Call, site: SpikingNeuron, activation: Tensor) -> None:
+        others = [dim for dim in range(activation.ndim) if dim != call.channel_dim]
+        torch.maximum(maxima[call.name], activation.amax(others), out=maxima[call.name])
+
+    _run(snn, batches, Observation(see_maximum, set(sites)))
+    for name, maximum in maxima.items():
+        maximum_over_processes(maximum)
+        if not maximum.isfinite().all():
+            raise ValueError(f"Site {name} has NaN or infinite activations: the weights or the images are broken.")
+    thresholds = maxima
+    if threshold != "max":
+        counts: dict[str, Any] = {}
+
+        def count(call: Call, site: SpikingNeuron, activation: Tensor) -> None:
+            counts[call.name] = counts.get(call.name, 0) + histogram(activation, maxima[call.name], call.channel_dim)
+
+        _run(snn, batches, Observation(count, set(sites)))
+        thresholds = {}
+        for name, maximum in maxima.items():
+            total = sum_over_processes(counts[name])
+            if threshold == "mse":
+                thresholds[name] = mse_threshold(total, maximum, snn.num_steps, v0)
+            else:
+                thresholds[name] = percentile_threshold(total, maximum, float(threshold))
+    for name, site in sites.items():
+        measured = thresholds[name]
+        largest = measured.max()
+        site.threshold.copy_(torch.where(measured > 0, measured, largest if largest > 0 else 1.0))
+
+
+def _run(snn: SpikingNetwork, batches: list[Tensor], visitor: Observation) -> None:
+    for images in batches:
+        with Redirection(snn, visitor):
+            snn.network(images)

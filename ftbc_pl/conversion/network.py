@@ -1,0 +1,225 @@
+"""The spiking network: the ANN as it is, with the calls of its sites redirected to neurons while it is simulated.
+
+T timesteps of a batch run as T·B rows through the ANN's own forward. Convolutions and other affine operations treat
+rows alike; at each site the rows are seen as (T, B, ...) again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from ftbc_pl.conversion.operations import Kind
+from ftbc_pl.conversion.trace import Call, Trace
+from ftbc_pl.layers import SpikingNeuron, TemporalDifference
+
+
+class Visitor(Protocol):
+    """What happens at the sites during one forward of the ANN's code."""
+
+    def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the output of a spiking site for its input ``x``; ``activation`` is what the ANN would do."""
+
+    def rate_exact(
+        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
+    ) -> Tensor:
+        """Return the output of a rate-exact site."""
+
+
+class Simulation:
+    """Visitor that runs K timesteps in K·B rows, behind B rows of the ANN's own stream if ``ann_rows``."""
+
+    def __init__(self, num_steps: int, ann_rows: bool = False) -> None:
+        """Create the visitor for K = ``num_steps``."""
+        self.num_steps = num_steps
+        self.ann_rows = ann_rows
+
+    @property
+    def rows(self) -> int:
+        """Number of blocks of B rows."""
+        return self.num_steps + self.ann_rows
+
+    def unfold(self, x: Tensor, static: bool) -> Tensor:
+        """View rows as (blocks, B, ...)."""
+        return x.unsqueeze(0).expand(self.rows, *x.shape) if static else x.unflatten(0, (self.rows, -1))
+
+    def output(self, call: Call, x: Tensor) -> Tensor:
+        """Memory for the output of a site, (blocks, B, ...): its input's if the ANN overwrites that."""
+        if call.inplace and not call.static[0]:
+            return x.unflatten(0, (self.rows, -1))
+        if call.static[0]:
+            return _blocks_like(x, self.rows)
+        return torch.empty_like(x).unflatten(0, (self.rows, -1))
+
+    def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """Simulate the neurons of a site; the ANN's rows get the ANN's activation."""
+        blocks, out = self.unfold(x, call.static[0]), self.output(call, x)
+        if self.ann_rows:
+            out[0].copy_(activation(blocks[0].clone()))
+        self.simulate(call, site, blocks[self.ann_rows :], out)
+        return out.flatten(0, 1)
+
+    def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
+        """Write θ·s behind the ANN's rows of ``out`` (blocks, B, C, ...)."""
+        site(current, out[self.ann_rows :])
+
+    def rate_exact(
+        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
+    ) -> Tensor:
+        """Apply the rate-exact replacement; what is the same at every step needs none."""
+        if all(call.static):
+            return function(*inputs)
+        blocks = [self.unfold(x, static) for x, static in zip(inputs, call.static, strict=True)]
+        spikes = site(function, *(block[self.ann_rows :] for block in blocks))
+        if self.ann_rows:
+            spikes = torch.cat([function(*(block[0] for block in blocks)).unsqueeze(0), spikes])
+        out = spikes.flatten(0, 1)
+        return inputs[0].copy_(out) if call.inplace and not call.static[0] else out
+
+
+class SpikingNetwork(nn.Module):
+    """A converted network; made by :func:`ftbc_pl.convert`.
+
+    Attributes:
+        network: The ANN: ``snn.network(images)`` gives its logits (B, num_classes).
+        sites: One module a site, in forward order.
+        calls: What each site replaces.
+        num_steps: Number of timesteps T.
+        time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all.
+        options: The arguments of the conversion, as plain values.
+    """
+
+    def __init__(
+        self, network: nn.Module, trace: Trace, sites: list[nn.Module], num_steps: int, options: dict[str, Any]
+    ) -> None:
+        """Put a traced network and its sites together."""
+        super().__init__()
+        self.network = network
+        self.sites = nn.ModuleList(sites)
+        self.calls = trace.calls
+        self.num_steps = num_steps
+        self.time_chunk: int | None = None
+        self.static_prefix = trace.static_prefix
+        self.options = options
+        self._trace = trace
+        self.eval()
+
+    def train(self, mode: bool = True) -> "SpikingNetwork":
+        """Stay in eval mode: batch statistics and dropout have no place in a converted network."""
+        return super().train(False)
+
+    def neurons(self) -> Iterator[tuple[Call, SpikingNeuron]]:
+        """All spiking sites with the calls they replace, in forward order."""
+        for call, site in zip(self.calls, self.sites, strict=True):
+            if isinstance(site, SpikingNeuron):
+                yield call, site
+
+    def reset(self) -> None:
+        """Forget all membranes."""
+        for site in self.sites:
+            site.reset()  # type: ignore[operator]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Any:
+        """Simulate T timesteps of constant input.
+
+        Args:
+            images: (B, ...).
+
+        Returns:
+            Output of each step, (T, B, num_classes); its mean over T is the prediction. Networks with several outputs
+            give the same structure of such tensors.
+        """
+        self.reset()
+        try:
+            chunks = [self.visit(images, Simulation(steps)) for steps in self.chunks()]
+        finally:
+            self.reset()
+        return tree_map(lambda *parts: torch.cat(parts), *chunks) if len(chunks) > 1 else chunks[0]
+
+    def chunks(self) -> list[int]:
+        """Numbers of timesteps to run at once; they add up to T."""
+        chunk = min(self.time_chunk or self.num_steps, self.num_steps)
+        full, rest = divmod(self.num_steps, chunk)
+        return [chunk] * full + ([rest] if rest else [])
+
+    def visit(self, images: Tensor, visitor: Simulation) -> Any:
+        """Run the ANN's code on the rows of ``visitor``; outputs are (blocks, B, ...)."""
+        rows = images
+        if not self.static_prefix:
+            rows = images.expand(visitor.rows, *images.shape).flatten(0, 1)
+        with Redirection(self, visitor):
+            outputs = self.network(rows)
+        return tree_map(lambda out: out.unflatten(0, (visitor.rows, -1)), outputs)
+
+    @contextmanager
+    def uncalibrated(self) -> Iterator[None]:
+        """Simulate without the temporal bias inside this context."""
+        for _, site in self.neurons():
+            site.use_bias = False
+        try:
+            yield
+        finally:
+            for _, site in self.neurons():
+                site.use_bias = True
+
+
+class Redirection(TorchFunctionMode):
+    """While active, calls of the sites of a spiking network go to a visitor."""
+
+    def __init__(self, snn: SpikingNetwork, visitor: Visitor) -> None:
+        """Prepare one forward of ``snn.network``."""
+        super().__init__()
+        self.visitor = visitor
+        self.expected = snn._trace.counts
+        self.counts: Counter[Callable[..., Any]] = Counter()
+        self.sites = {
+            (call.function, call.ordinal): (call, site) for call, site in zip(snn.calls, snn.sites, strict=True)
+        }
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Send a call to its site, if it is one."""
+        kwargs = kwargs or {}
+        if func not in self.expected:
+            return func(*args, **kwargs)
+        ordinal = self.counts[func]
+        self.counts[func] += 1
+        if (func, ordinal) not in self.sites:
+            return func(*args, **kwargs)
+        call, site = self.sites[func, ordinal]
+        leaves, structure = tree_flatten((args, kwargs))
+
+        def function(*streams: Tensor) -> Tensor:
+            replaced = list(leaves)
+            for position, stream in zip(call.streams, streams, strict=True):
+                replaced[position] = stream
+            new_args, new_kwargs = tree_unflatten(replaced, structure)
+            return func(*new_args, **new_kwargs)  # type: ignore[no-any-return]
+
+        inputs = [leaves[position] for position in call.streams]
+        if call.kind is Kind.SPIKING:
+            return self.visitor.neuron(call, site, inputs[0], function)  # type: ignore[arg-type]
+        return self.visitor.rate_exact(call, site, inputs, function)  # type: ignore[arg-type]
+
+    def __exit__(self, *exception: Any) -> None:
+        """Check that the forward took the path that was converted."""
+        super().__exit__(*exception)
+        if exception[0] is None and dict(self.counts) != self.expected:
+            raise RuntimeError(
+                "The network called other operations than when it was converted: its forward depends on the data or on "
+                "the input size. Convert it again with an example of this size, or remove the dependence."
+            )
+
+
+def _blocks_like(x: Tensor, blocks: int) -> Tensor:
+    """Uninitialised (blocks, *x.shape) in the memory layout of ``x`` (channels_last, say) with time in front."""
+    like = torch.empty_like(x)
+    strides = (like.numel(), *like.stride())
+    return torch.empty_strided((blocks, *like.shape), strides, dtype=x.dtype, device=x.device)

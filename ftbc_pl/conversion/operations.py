@@ -1,0 +1,147 @@
+"""What every torch operation means for a stream of spikes: affine, an activation, rate-exact or unknown.
+
+An affine operation commutes with the mean over time and is run as it is. An activation becomes a spiking neuron. Other
+stateless operations get the rate-exact replacement. What is in none of the tables is an error, never passed over.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from torch import Tensor
+
+
+class Kind(Enum):
+    """How an operation on a stream of spikes is treated."""
+
+    METADATA = "metadata"
+    AFFINE = "affine"
+    SPIKING = "spiking"
+    RATE_EXACT = "rate-exact"
+    SMOOTH = "smooth"
+    UNSUPPORTED = "unsupported"
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_METADATA = _names(
+    "shape size dim ndim ndimension dtype device is_cuda is_cpu is_mps is_xpu requires_grad numel nelement stride len "
+    "is_contiguous layout is_floating_point is_complex is_quantized is_mkldnn is_sparse is_nested is_meta element_size "
+    "type get_device is_leaf grad_fn storage_offset itemsize nbytes names is_inference is_same_size hash"
+)
+# Affine in all tensors together.
+_AFFINE = _names(
+    "add radd iadd sub rsub isub subtract neg positive cat concat concatenate stack hstack vstack dstack sum mean "
+    "flatten unflatten reshape view view_as reshape_as permute transpose swapaxes swapdims moveaxis movedim t T mT H mH "
+    "squeeze unsqueeze expand expand_as repeat repeat_interleave tile contiguous clone to type_as float double half "
+    "bfloat16 cpu cuda split split_with_sizes chunk tensor_split unbind getitem select narrow index_select roll flip "
+    "rot90 cumsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold fold alias "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample "
+    "pad constant_pad_nd dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout batch_norm "
+    "broadcast_to diagonal tril triu real"
+)
+# Linear in one of several tensors; a product of two streams is not.
+_MULTILINEAR = _names(
+    "mul rmul imul multiply matmul rmatmul bmm mm mv addmm baddbmm addbmm einsum linear conv1d conv2d conv3d "
+    "conv_transpose1d conv_transpose2d conv_transpose3d convolution bilinear inner outer tensordot"
+)
+_DIVISION = _names("div truediv itruediv idiv divide true_divide")
+_MASKED = _names("where masked_fill")
+_RATE_EXACT = _names(
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d amax amin maximum "
+    "minimum sigmoid hardsigmoid softmax layer_norm group_norm instance_norm rms_norm normalize local_response_norm "
+    "scaled_dot_product_attention lp_pool2d norm std var rsqrt sqrt exp pow square reciprocal"
+)
+_SMOOTH = _names(
+    "gelu silu hardswish leaky_relu elu selu celu mish softplus prelu tanh tanhshrink hardshrink softshrink softsign "
+    "logsigmoid rrelu glu"
+)
+_SPIKING = _names("relu relu6 qcfs clipped_relu")
+
+
+def operation_name(function: Callable[..., Any]) -> str:
+    """Name of a torch function without the underscores that mark in-place and operator variants."""
+    name: str = getattr(function, "__name__", type(function).__name__)
+    if name == "__get__":
+        name = function.__self__.__name__  # type: ignore[attr-defined]
+    return name.strip("_")
+
+
+def is_inplace(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call overwrites its first argument."""
+    name: str = getattr(function, "__name__", "")
+    if name.startswith("__"):
+        return name.startswith("__i") and operation_name(function) in _AFFINE | _MULTILINEAR | _DIVISION
+    positional = {"relu": 1, "relu6": 1, "hardtanh": 3}.get(name)
+    if positional is not None and len(args) > positional:
+        return bool(args[positional])
+    return name.endswith("_") or bool(kwargs.get("inplace", False))
+
+
+def classify(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], streams: int) -> Kind:
+    """Say how a call is treated in which ``streams`` tensors depend on the network's input."""
+    name = operation_name(function)
+    if name in _METADATA:
+        return Kind.METADATA
+    if name in _SPIKING or _is_relu(name, args, kwargs):
+        return Kind.SPIKING
+    if name == "batch_norm" or "dropout" in name:
+        return Kind.UNSUPPORTED if _is_training(name, args, kwargs) else Kind.AFFINE
+    if name == "pad" and kwargs.get("mode", args[2] if len(args) > 2 else "constant") == "constant":
+        return Kind.AFFINE
+    if name in _AFFINE:
+        return Kind.AFFINE
+    if name in _MULTILINEAR:
+        return Kind.AFFINE if streams == 1 else Kind.RATE_EXACT
+    if name in _DIVISION:
+        by_constant = streams == 1 and isinstance(args[0], Tensor) and args[0].requires_grad
+        return Kind.AFFINE if by_constant else Kind.RATE_EXACT
+    if name in _MASKED:
+        return Kind.AFFINE
+    if name in _RATE_EXACT or name in {"hardtanh", "clamp", "clip", "clamp_min", "clamp_max"}:
+        return Kind.RATE_EXACT if name in _RATE_EXACT else Kind.SMOOTH
+    return Kind.SMOOTH if name in _SMOOTH else Kind.UNSUPPORTED
+
+
+def _is_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a clamp is a ReLU with or without an upper bound."""
+
+    def bound(position: int, *keys: str) -> Any:
+        for key in keys:
+            if key in kwargs:
+                return kwargs[key]
+        return args[position] if len(args) > position else None
+
+    if name == "hardtanh":
+        return bound(1, "min_val") == 0
+    if name in {"clamp", "clip", "clamp_min"}:
+        lower, upper = bound(1, "min"), bound(2, "max") if name != "clamp_min" else None
+        return (
+            isinstance(lower, int | float) and lower == 0 and (upper is None or isinstance(upper, int | float))
+        )
+    return name == "threshold" and bound(1, "threshold") == 0 and bound(2, "value") == 0
+
+
+def _is_training(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    if name == "batch_norm":
+        # torch.batch_norm and F.batch_norm agree on the position.
+        return bool(kwargs.get("training", args[5] if len(args) > 5 else False))
+    default = True if name != "dropout" or "p" in kwargs else True
+    return bool(kwargs.get("training", args[2] if len(args) > 2 else default))
+
+
+def advice(name: str, kind: Kind) -> str:
+    """What a user can do about an operation that can't be converted."""
+    if kind is Kind.SMOOTH:
+        return "it is not a ReLU: train with ReLU or QCFS instead, or pass smooth='rate' to run it without spikes"
+    if "batch_norm" in name:
+        return "it uses the statistics of the batch: use running statistics (track_running_stats=True) and eval()"
+    if "dropout" in name:
+        return "it drops at random also in eval mode: use torch.nn.Dropout or pass training=self.training"
+    if name in {"item", "tolist", "bool", "float", "int", "numpy"}:
+        return "its result depends on the data: a spiking network needs the same operations for every input"
+    if name == "detach":
+        return "it hides the data flow: remove it from the forward used for inference"
+    return "it is not known to be linear: replace it by linear operations and ReLU"

@@ -1,0 +1,187 @@
+"""What all data sets for classification share: roles, loaders and their batches in several processes."""
+
+import os
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningDataModule
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from .batches import Batch, Batches, Images, evaluation_batches, keep, process_share
+
+Role = Literal["train", "calibration", "val", "test"]
+
+__all__ = ["ClassificationData", "Role", "hold_out"]
+
+
+def hold_out(labels: Tensor, amount: float | int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split images into those to keep and those to hold out, with the same mixture of classes in both.
+
+    Args:
+        labels: Classes `(N,)`.
+        amount: Fraction (a `float` below 1) or number (an `int`) of images to hold out; 0 holds out none.
+        seed: The same seed gives the same split, in every process and on every machine.
+
+    Returns:
+        Sorted indices of the images kept and of those held out.
+
+    Raises:
+        ValueError: `amount` is out of range, or too small or too large to hold out some of each class and keep some.
+    """
+    if not 0 <= amount < (1 if isinstance(amount, float) else len(labels)):
+        raise ValueError(f"expected val_split as a fraction in 0..1 or a number below {len(labels)} images, got {amount}")
+    everything = torch.arange(len(labels))
+    if amount == 0:
+        return everything, everything[:0]
+    try:
+        kept, held_out = train_test_split(everything.numpy(), test_size=amount, random_state=seed, stratify=labels.numpy())
+    except ValueError as error:
+        raise ValueError(
+            f"can't hold out val_split={amount} of {len(labels)} training images with every class in both parts ({error}); "
+            f"change val_split, or name the data set's own validation split by val_split_name"
+        ) from error
+    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
+
+
+class ClassificationData(LightningDataModule, ABC):
+    """Images in three disjoint roles: training, validation (for selection) and test (for the final figures).
+
+    Validation images are held out from the training images unless the data set has a split of its own for them, so that nothing is
+    ever selected, measured or calibrated on test images. Batches are pairs of images `(B, C, H, W)` and classes `(B,)`.
+
+    Args:
+        batch_size: Images in a training batch of each process.
+        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice `batch_size`.
+        num_workers: Processes that load images, for each training process; 0 loads them in the training process itself.
+        pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
+        seed: Seed of the split into training and validation images and of the order of calibration images.
+        val_split: Fraction (0.1) or number (5000) of training images to hold out for validation; 0 for no validation.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, int, int]
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        pin_memory: bool | None = None,
+        seed: int = 0,
+        val_split: float | int = 0.1,
+    ) -> None:
+        super().__init__()
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if size is not None and size < 1:
+                raise ValueError(f"expected data.{name} of at least 1, got {size}")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or 2 * batch_size
+        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.seed = seed
+        self.val_split = val_split
+        self._images: dict[Role, Images] = {}
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Number of classes; known before `setup`."""
+
+    @abstractmethod
+    def build(self, role: Role) -> Images:
+        """Return the images of a role: `train` augmented, `calibration` the same images without augmentation."""
+
+    def resolve_from(self, network: nn.Module) -> None:
+        """Take what the user has not given (input size, mean, …) from the network's timm configuration."""
+
+    def images(self, role: Role) -> Images:
+        """Return the images of a role, read on first use."""
+        if role not in self._images:
+            self._images[role] = self.build(role)
+        return self._images[role]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Resolve the settings from the trainer's network and open the images that the stage needs."""
+        network = getattr(getattr(self.trainer, "lightning_module", None), "network", None)
+        if isinstance(network, nn.Module):
+            self.resolve_from(network)
+        roles: dict[str | None, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for role in roles.get(stage, ("test",)):
+            self.images(role)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return shuffled, augmented training images. Lightning shares them out between processes."""
+        images = self.images("train")
+        return self._loader(
+            images, batch_size=self.batch_size, shuffle=True, drop_last=len(images) >= self.batch_size, collate_fn=keep
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Return the validation images, each once over all processes; an empty list where `val_split` is 0."""
+        return self._evaluation_loader("val") if len(self.images("val")) else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the test images, each once over all processes."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return the test images, as for testing."""
+        return self._evaluation_loader("test")
+
+    def calibration_dataloader(self, batch_size: int, num_batches: int) -> DataLoader[Batch]:
+        """Return training images to calibrate with: not augmented, none twice, in an order fixed by the seed.
+
+        Args:
+            batch_size: Images in a batch, counted over all processes, which share each batch out.
+            num_batches: Number of batches.
+
+        Raises:
+            ValueError: There are not enough training images, or a process would get no image of a batch.
+        """
+        images = self.images("calibration")
+        rank, world_size = _process()
+        if min(batch_size, num_batches) < 1:
+            raise ValueError(f"expected calibration batches of at least 1 image, got {num_batches} batches of {batch_size}")
+        if batch_size * num_batches > len(images):
+            raise ValueError(
+                f"expected at most {len(images)} calibration images (the training images without those held out), got "
+                f"{num_batches} batches of {batch_size} = {batch_size * num_batches}; lower ftbc.batch_size or ftbc.num_batches"
+            )
+        if batch_size < world_size:
+            raise ValueError(
+                f"expected a calibration batch of at least one image for each of {world_size} processes, got {batch_size}; "
+                f"raise ftbc.batch_size or use fewer processes"
+            )
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+        batches = [part.tolist() for part in order[: batch_size * num_batches].split(batch_size)]
+        return self._batch_loader(images, [list(process_share(batch, rank, world_size)) for batch in batches])
+
+    def _evaluation_loader(self, role: Role) -> DataLoader[Batch]:
+        images = self.images(role)
+        return self._batch_loader(images, evaluation_batches(len(images), self.eval_batch_size, *_process()))
+
+    def _batch_loader(self, images: Images, batches: list[list[int]]) -> DataLoader[Batch]:
+        # The batches are this process's own. Lightning would share them out once more, but for a DistributedSampler.
+        own = Batches(images, batches)
+        return self._loader(own, batch_size=None, sampler=DistributedSampler(own, num_replicas=1, rank=0, shuffle=False))
+
+    def _loader(self, images: Images | Batches, **kwargs: Any) -> DataLoader[Batch]:  # noqa: ANN401  of DataLoader
+        return DataLoader(
+            images,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.num_workers > 0 and kwargs["batch_size"] is not None,
+            **kwargs,
+        )
+
+
+def _process() -> tuple[int, int]:
+    """Return rank and number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1

@@ -1,0 +1,21 @@
+"""ReLU with an upper bound, the training activation of RTS (Deng & Gu, "Optimal conversion of conventional artificial
+neural networks to spiking neural networks", ICLR 2021, eq. 8)."""
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+
+def clipped_relu(x: Tensor, threshold: Tensor) -> Tensor:
+    """Return clip(x, 0, θ).
+
+    Args:
+        x: Pre-activations of any shape, in activation units.
+        threshold: Scalar tensor θ > 0, in activation units.
+
+    Returns:
+        Activations of the shape and dtype of ``x``, in [0, θ].
+    """
+    if has_torch_function((x, threshold)):
+        return handle_torch_function(clipped_relu, (x, threshold), x, threshold)
+    return torch.minimum(x.relu(), threshold.to(x.dtype))

@@ -1,0 +1,8 @@
+"""Networks: the papers' CIFAR ResNets and VGG-16, in timm's registry once this package is imported, and all of timm's by name."""
+
+from . import resnet, vgg  # registers the networks with timm
+from .factory import create_network
+from .pooling import select_pooling
+from .weights import load_weights
+
+__all__ = ["create_network", "load_weights", "resnet", "select_pooling", "vgg"]

@@ -1,0 +1,102 @@
+"""What a run hands to its loggers: the accuracy curve, flat summary keys, the network as an artifact."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from ftbc_pl.reports.html import REPORT_FILE
+from ftbc_pl.reports.results import RESULTS_FILE, RunResults
+
+if TYPE_CHECKING:
+    from wandb import Artifact
+    from wandb.sdk.wandb_run import Run
+
+STEP_KEY = "snn/T"
+ARTIFACT_NAME = "snn"
+ARTIFACT_FILES = ("snn.safetensors", "snn.json", RESULTS_FILE, REPORT_FILE)
+
+
+def curve_rows(results: RunResults) -> list[dict[str, float]]:
+    """One row of metrics for each t = 1..T, keyed by `snn/T`."""
+    rows: list[dict[str, float]] = []
+    for index in range(results.num_steps):
+        row = {STEP_KEY: index + 1, "snn/accuracy_uncalibrated": results.accuracy_uncalibrated[index]}
+        if results.accuracy_calibrated is not None:
+            row["snn/accuracy"] = results.accuracy_calibrated[index]
+        rows.append(row)
+    return rows
+
+
+def summary_metrics(results: RunResults) -> dict[str, float]:
+    """Flat keys for tables and sweeps.
+
+    `snn/accuracy_T4` is the calibrated accuracy at t = 4, `snn/accuracy_final` the accuracy at t = T whatever T is,
+    calibrated where calibration ran. The cost of calibration is `calibration/images`, `…/forward_passes`, `…/seconds`.
+    """
+    metrics: dict[str, float] = {"ann/accuracy": results.ann_accuracy, "snn/accuracy_final": results.accuracy_final}
+    for step, accuracy in enumerate(results.accuracy_uncalibrated, 1):
+        metrics[f"snn/accuracy_uncalibrated_T{step}"] = accuracy
+    for step, accuracy in enumerate(results.accuracy_calibrated or [], 1):
+        metrics[f"snn/accuracy_T{step}"] = accuracy
+    for key, value in (results.calibration or {}).items():
+        if isinstance(value, int | float):
+            metrics[f"calibration/{key}"] = value
+    return metrics
+
+
+def wandb_log(run: "Run", results: RunResults) -> None:
+    """Log the curve against its own x-axis `snn/T`, and the summary keys."""
+    # WandbLogger ties "*" to the training step; this more special rule takes precedence for our keys.
+    run.define_metric(STEP_KEY)
+    run.define_metric("snn/*", step_metric=STEP_KEY)
+    for row in curve_rows(results):
+        run.log(row)
+    run.summary.update(summary_metrics(results))
+
+
+def log_artifact(run: "Run", folder: str | os.PathLike[str]) -> "Artifact":
+    """Log the calibrated network and its report, found in `folder`, as an artifact of type `model`.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+    """
+    import wandb  # here, because a run without W&B should not wait for it
+
+    missing = [name for name in ARTIFACT_FILES if not (Path(folder) / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"expected {', '.join(ARTIFACT_FILES)} in {folder}, missing {', '.join(missing)}")
+    artifact = wandb.Artifact(ARTIFACT_NAME, type="model")
+    for name in ARTIFACT_FILES:
+        artifact.add_file(str(Path(folder) / name), name=name)
+    return run.log_artifact(artifact)
+
+
+@rank_zero_only
+def log_curve(logger: Logger, results: RunResults) -> None:
+    """Log the curve with t as the step, and the summary keys at T: for loggers without an x-axis of one's choice."""
+    rows = curve_rows(results)
+    rows[-1] |= summary_metrics(results)
+    for step, row in enumerate(rows, 1):
+        logger.log_metrics(row, step=step)
+    logger.save()
+
+
+@rank_zero_only
+def log_results(loggers: Iterable[Logger], results: RunResults, folder: str | os.PathLike[str]) -> None:
+    """Log curve and summary keys to every logger, and to W&B also the artifact; process 0 only, no-op in others.
+
+    Args:
+        loggers: `trainer.loggers`.
+        results: what the run measured.
+        folder: the run's output folder, with its files already written.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            wandb_log(logger.experiment, results)
+            log_artifact(logger.experiment, folder)
+        else:
+            log_curve(logger, results)
