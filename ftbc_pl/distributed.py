@@ -21,3 +21,8 @@ def maximum_over_processes(values: Tensor) -> Tensor:
     if is_distributed():
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes files and shows progress."""
+    return not is_distributed() or dist.get_rank() == 0

@@ -126,6 +126,12 @@ class SpikingNeuron(nn.Module):
         self.step += len(current)
         return integrate_and_fire_(current, membrane, self.theta(membrane.ndim, current.dtype), bias, out)
 
+    def add_bias_(self, step: int) -> None:
+        """Add b[step] to the present membrane."""
+        assert self.membrane is not None, "membrane_like() comes first"
+        bias = self.temporal_bias[step].to(self.membrane.dtype)
+        self.membrane.add_(per_channel(bias, self.membrane.ndim, self.channel_dim))
+
     def fire_(self, out: Tensor) -> Tensor:
         """Fire one step from the present membrane, to which current and bias have been added; ``out`` becomes θ·s."""
         assert self.membrane is not None, "membrane_like() comes first"

@@ -28,6 +28,7 @@ def convert(
     smooth: Literal["error", "rate"] = "error",
     example: Tensor | None = None,
     check: bool = True,
+    measure: bool = True,
 ) -> SpikingNetwork:
     """Convert a trained ANN into a spiking network; the ANN is left as it is.
 
@@ -46,6 +47,7 @@ def convert(
         example: A small input batch (B, ...); default: the first of ``batches``, or noise of the size in the network's
             timm config.
         check: Whether the conversion is checked on the example (see :mod:`ftbc_pl.conversion.check`).
+        measure: Whether missing thresholds are measured; if not, they are 1 until a state dict is loaded.
 
     Returns:
         The spiking network, not calibrated yet.
@@ -75,15 +77,14 @@ def convert(
     snn = SpikingNetwork(network, found, sites, num_steps, options | {"input_size": list(example.shape[1:])}).to(device)
     if check:
         check_conversion(snn, example)
-    if any(call.threshold is None for call, _ in snn.neurons()) and batches is not None:
+    unknown = [call.name for call, _ in snn.neurons() if call.threshold is None]
+    if unknown and measure:
         if not images:
-            raise ValueError("The thresholds must be measured, but `batches` is empty.")
+            raise ValueError(
+                f"Site {unknown[0]} is a ReLU, whose threshold must be measured: pass `batches=` with images of the "
+                "training set."
+            )
         measure_thresholds_(snn, images, threshold, v0)
-    elif any(call.threshold is None for call, _ in snn.neurons()):
-        name = next(call.name for call, _ in snn.neurons() if call.threshold is None)
-        raise ValueError(
-            f"Site {name} is a ReLU, whose threshold must be measured: pass `batches=` with images of the training set."
-        )
     return snn
 
 

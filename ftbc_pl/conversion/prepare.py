@@ -59,6 +59,8 @@ def prepare(
         for name, child in list(parent.named_children()):
             if child in exchanged:
                 setattr(parent, name, exchanged[child])
+    # Lets a saved network be rebuilt from its name.
+    prepared.prepared = {"activation": activation, "levels": levels}  # type: ignore[assignment]
     return prepared
 
 

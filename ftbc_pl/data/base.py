@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from .batches import Batch, Batches, Images, evaluation_batches, keep, process_share
+from .batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
 
 Role = Literal["train", "calibration", "val", "test"]
 
@@ -56,7 +56,8 @@ class ClassificationData(LightningDataModule, ABC):
     Args:
         batch_size: Images in a training batch of each process.
         eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice `batch_size`.
-        num_workers: Processes that load images, for each training process; 0 loads them in the training process itself.
+        num_workers: Processes that load images, for each training process; 0 loads them in the training process itself; left out:
+            one a core, up to 8, and none for images kept in memory.
         pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
         seed: Seed of the split into training and validation images and of the order of calibration images.
         val_split: Fraction (0.1) or number (5000) of training images to hold out for validation; 0 for no validation.
@@ -81,7 +82,7 @@ class ClassificationData(LightningDataModule, ABC):
                 raise ValueError(f"expected data.{name} of at least 1, got {size}")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or 2 * batch_size
-        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        self.num_workers = num_workers
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.seed = seed
         self.val_split = val_split
@@ -130,8 +131,8 @@ class ClassificationData(LightningDataModule, ABC):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return the test images, as for testing."""
-        return self._evaluation_loader("test")
+        """Return the test images; Lightning shares them out between processes and keeps track of their indices."""
+        return self._loader(self.images("test"), batch_size=self.eval_batch_size, shuffle=False, collate_fn=keep)
 
     def calibration_dataloader(self, batch_size: int, num_batches: int) -> DataLoader[Batch]:
         """Return training images to calibrate with: not augmented, none twice, in an order fixed by the seed.
@@ -171,12 +172,13 @@ class ClassificationData(LightningDataModule, ABC):
         return self._loader(own, batch_size=None, sampler=DistributedSampler(own, num_replicas=1, rank=0, shuffle=False))
 
     def _loader(self, images: Images | Batches, **kwargs: Any) -> DataLoader[Batch]:  # noqa: ANN401  of DataLoader
+        source = images.images if isinstance(images, Batches) else images
+        # a batch of images in memory is cut out faster than a worker could hand it over
+        automatic = 0 if isinstance(source, TensorImages) else min(os.cpu_count() or 1, 8)
+        workers = automatic if self.num_workers is None else self.num_workers
+        training = kwargs.get("shuffle", False)
         return DataLoader(
-            images,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.num_workers > 0 and kwargs["batch_size"] is not None,
-            **kwargs,
+            images, num_workers=workers, pin_memory=self.pin_memory, persistent_workers=workers > 0 and training, **kwargs
         )
 
 

@@ -2,7 +2,6 @@
 
 import os
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +164,3 @@ def same_classes(source: Source, train: Source) -> None:
         number[index] = train.class_to_idx[name]
     source.labels = number[source.labels]
     source.class_to_idx = train.class_to_idx
-
-
-def iterate(source: Source) -> Iterator[Image.Image]:
-    """Decode all images in order."""
-    return (source.image(index) for index in range(len(source)))

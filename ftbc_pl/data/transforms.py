@@ -15,9 +15,8 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from .batches import Batch, Images, random_shift
-from .sources import Source
 
-__all__ = ["Augmentation", "Geometry", "SourceImages", "decode_all"]
+__all__ = ["Augmentation", "Geometry", "SourceImages", "decode_all", "memory_image"]
 
 
 @dataclass(frozen=True)
@@ -122,16 +121,6 @@ def decode_all(images: Iterable[Image.Image], count: int, geometry: Geometry, ti
     return decoded
 
 
-def from_memory(images: Tensor, index: int) -> Image.Image:
+def memory_image(images: Tensor, index: int) -> Image.Image:
     """Return one of the images `(N, C, H, W)` of `uint8` as a Pillow image."""
     return transforms.functional.to_pil_image(images[index])
-
-
-def memory_reader(images: Tensor) -> Callable[[int], Image.Image]:
-    """Return a function from an index to the image there."""
-    return partial(from_memory, images)
-
-
-def source_reader(source: Source) -> Callable[[int], Image.Image]:
-    """Return a function from an index to the decoded image of `source`."""
-    return source.image

@@ -3,10 +3,14 @@
 They use matplotlib's object interface only, so they need no display and leave no global state behind.
 """
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
 from ftbc_pl.reports.results import RunResults
 from ftbc_pl.reports.terminal import table_steps
@@ -25,10 +29,12 @@ def accuracy_figure(results: RunResults) -> Figure:
     """Accuracy at t = 1..T, uncalibrated and calibrated, with the ANN's as a line."""
     figure, axes = _new_figure(height=4.4)
     steps = np.arange(1, results.num_steps + 1)
-    style = {"linewidth": 2.2, "markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.7, "clip_on": False}
+    style: dict[str, Any] = {"linewidth": 2.2, "markersize": 5.5 if results.num_steps <= 16 else 3.5, "clip_on": False}
     axes.axhline(results.ann_accuracy, color=ANN, linestyle=(0, (5, 3)), linewidth=1.5, label="ANN")
     if results.accuracy_calibrated is not None:
-        axes.plot(steps, results.accuracy_calibrated, "o-", color=CALIBRATED, label="SNN, calibrated", zorder=4, **style)
+        axes.plot(
+            steps, results.accuracy_calibrated, "o-", color=CALIBRATED, label="SNN, calibrated", zorder=4, **style
+        )
     axes.plot(steps, results.accuracy_uncalibrated, "s-", color=UNCALIBRATED, label="SNN, uncalibrated", **style)
     _step_axis(axes, results.num_steps)
     axes.set_ylim(0, 1)
@@ -50,19 +56,21 @@ def bias_figure(results: RunResults) -> Figure:
     if not sites:
         raise ValueError("expected at least one calibrated site, got none: calibrate the network to draw its bias")
     size = np.array([site.temporal_bias_rms for site in sites])
-    figure, axes = _new_figure(height=1.3 + ROW_HEIGHT * len(sites))
+    figure = Figure(figsize=(WIDTH, 1.5 + ROW_HEIGHT * len(sites)), layout="constrained")
+    scale, axes = figure.subplots(2, 1, height_ratios=(0.13, ROW_HEIGHT * len(sites)))
+    _tidy(axes)
     # A few large values, typical for first steps, would otherwise hide all differences among the others.
     top = float(np.percentile(size, 98)) or float(size.max()) or 1.0
     edges = (0.5, results.num_steps + 0.5, len(sites) - 0.5, -0.5)
     image = axes.imshow(size, aspect="auto", cmap="YlGnBu", vmin=0, vmax=top, extent=edges, interpolation="none")
     _site_axis(axes, [site.name for site in sites])
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(FixedLocator(_linear_ticks(results.num_steps)))
     axes.set_xlabel("timestep t")
-    axes.set_xlim(0.5, results.num_steps + 0.5)
-    bar = figure.colorbar(image, ax=axes, pad=0.015, aspect=30, extend="max" if size.max() > top else "neither")
-    bar.set_label("temporal bias, RMS / threshold", color=TEXT)
-    bar.ax.tick_params(colors=TEXT, length=2)
+    extend = "max" if size.max() > top else "neither"
+    bar = figure.colorbar(image, cax=scale, orientation="horizontal", extend=extend, extendfrac=0.02)
     bar.outline.set_visible(False)
+    scale.tick_params(colors=TEXT, length=2, top=True, labeltop=True, bottom=False, labelbottom=False)
+    scale.set_title("temporal bias, RMS / threshold", color=TEXT, fontsize=10)
     return figure
 
 
@@ -90,13 +98,24 @@ def firing_rate_figure(results: RunResults) -> Figure:
 def _new_figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
+    _tidy(axes)
+    return figure, axes
+
+
+def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(colors=TEXT, length=0)
     axes.xaxis.label.set_color(TEXT)
     axes.yaxis.label.set_color(TEXT)
-    return figure, axes
+
+
+def _linear_ticks(num_steps: int) -> list[int]:
+    if num_steps <= 16:
+        return list(range(1, num_steps + 1))
+    spacing = 1 << (math.ceil(num_steps / 12) - 1).bit_length()
+    return [1, *range(spacing, num_steps + 1, spacing)]
 
 
 def _step_axis(axes: Axes, num_steps: int) -> None:
@@ -116,7 +135,7 @@ def _step_axis(axes: Axes, num_steps: int) -> None:
         axes.set_xlim(0.8, num_steps + 0.2)
 
 
-def _site_axis(axes: Axes, names: "list[str] | tuple[str, ...]") -> None:
+def _site_axis(axes: Axes, names: Sequence[str]) -> None:
     # The end of a module path tells sites apart, the start is what they share.
     labels = [name if len(name) <= LONGEST_LABEL else "…" + name[1 - LONGEST_LABEL :] for name in names]
     axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_figure
 from ftbc_pl.reports.results import RunResults, SiteSummary, to_plain
-from ftbc_pl.reports.terminal import percent, summary_line, table_steps
+from ftbc_pl.reports.terminal import image_count, percent, summary_line, table_steps
 
 REPORT_FILE = "report.html"
+NOTHING, TIMES = "\u2013", " \u00d7 "
 
 STYLE = """
 :root { color-scheme: light; --text: #1f2630; --soft: #5b6573; --line: #e3e6ea; --ground: #f6f7f9; --accent: #0072b2; }
@@ -25,7 +26,7 @@ body { margin: 0; background: var(--ground); color: var(--text); font: 15px/1.55
 main { max-width: 1020px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 18px; margin: 0 0 4px; }
-p { margin: 0 0 12px; max-width: 75ch; }
+p { margin: 0 0 12px; max-width: 100ch; }
 .soft { color: var(--soft); }
 section, .tile { background: #fff; border: 1px solid var(--line); border-radius: 10px; }
 section { padding: 20px 24px; margin-top: 20px; }
@@ -36,11 +37,11 @@ section { padding: 20px 24px; margin-top: 20px; }
 img { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: 5px 12px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+table { border-collapse: collapse; min-width: 50%; font-variant-numeric: tabular-nums; font-size: 14px; }
+th, td { padding: 5px 0 5px 20px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 thead th { border-bottom: 2px solid var(--line); }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
+th:first-child { text-align: left; padding-left: 0; }
 tbody th { color: var(--text); font-weight: 400; }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 13px; }
 pre { margin: 8px 0 0; padding: 14px 16px; overflow-x: auto; background: var(--ground); border-radius: 8px; }
@@ -80,8 +81,10 @@ def _tiles(results: RunResults) -> str:
             for after, before in zip(results.accuracy_calibrated, results.accuracy_uncalibrated, strict=True)
         ]
         step = max(range(steps), key=gains.__getitem__)
-        tiles.append((f"{100 * gains[step]:+.1f} points", f"largest gain by calibration, at t = {step + 1}"))
-    cells = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in tiles)
+        tiles.append((f"{100 * gains[step]:+.1f} points", f"largest gain by calibration, at t\u00a0=\u00a0{step + 1}"))
+    cells = "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in tiles
+    )
     return f'<div class="tiles">{cells}</div>'
 
 
@@ -90,10 +93,10 @@ def _accuracy_section(results: RunResults) -> str:
     rows = []
     for step in table_steps(results.num_steps):
         calibrated = results.accuracy_calibrated
-        after = "–" if calibrated is None else percent(calibrated[step - 1])
+        after = NOTHING if calibrated is None else percent(calibrated[step - 1])
         rows.append([str(step), percent(results.accuracy_uncalibrated[step - 1]), after, percent(results.ann_accuracy)])
     alt = f"Accuracy against timestep, of ANN and SNN. {summary_line(results)}"
-    note = f"The prediction at timestep t is the mean output of steps 1 to t, on {results.images:,} {results.split} images."
+    note = f"The prediction at timestep t is the mean output of steps 1 to t, on {image_count(results)}."
     body = _image(accuracy_figure(results), alt) + _table("Accuracy at selected timesteps", columns, rows)
     return _section("Accuracy at every timestep", note, body)
 
@@ -142,13 +145,13 @@ def _sites_section(results: RunResults) -> str:
 
 def _site_row(site: SiteSummary) -> list[str]:
     threshold, bias = site.threshold, site.temporal_bias_rms
-    spread = "–"
+    spread = NOTHING
     if threshold is not None:
         values = [f"{value:.3g}" for value in (threshold.min, threshold.mean, threshold.max)]
         spread = values[0] if len(set(values)) == 1 else " / ".join(values)
-    rate = "–" if site.firing_rate is None else f"{site.firing_rate:.3f}"
-    ends = (f"{bias[0]:.3f}", f"{bias[-1]:.3f}") if bias else ("–", "–")
-    return [site.name, site.kind, " × ".join(map(str, site.shape)), spread, rate, *ends]
+    rate = NOTHING if site.firing_rate is None else f"{site.firing_rate:.3f}"
+    ends = (f"{bias[0]:.3f}", f"{bias[-1]:.3f}") if bias else (NOTHING, NOTHING)
+    return [site.name, site.kind, TIMES.join(map(str, site.shape)), spread, rate, *ends]
 
 
 def _settings_section(results: RunResults) -> str:

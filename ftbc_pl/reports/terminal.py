@@ -39,7 +39,7 @@ def accuracy_table(results: RunResults, steps: Sequence[int] | None = None) -> s
 def summary_line(results: RunResults) -> str:
     """One sentence: accuracy of ANN and SNN at T, where measured, and what the calibration cost."""
     head = (
-        f"Accuracy on {results.images:,} {results.split} images: ANN {percent(results.ann_accuracy)}, "
+        f"Accuracy on {image_count(results)}: ANN {percent(results.ann_accuracy)}, "
         f"SNN {percent(results.accuracy_final)} at T = {results.num_steps}"
     )
     if results.calibration is None:
@@ -47,6 +47,11 @@ def summary_line(results: RunResults) -> str:
     cost = results.calibration
     passes = f"{cost['forward_passes']} forward pass{'' if cost['forward_passes'] == 1 else 'es'}"
     return f"{head}, calibrated ({cost['solver']}) with {cost['images']:,} images, {passes}, {cost['seconds']:.1f} s."
+
+
+def image_count(results: RunResults) -> str:
+    """What the accuracies were measured on: `10,000 test images`."""
+    return f"{results.images:,} {results.split} image{'' if results.images == 1 else 's'}"
 
 
 def percent(accuracy: float) -> str:

@@ -1,0 +1,233 @@
+"""Forward Temporal Bias Correction in one forward pass a batch.
+
+The first B rows of a forward are the ANN's own stream, the other T·B rows the timesteps. Sites are visited in forward
+order, so each solves for its bias on inputs that are corrected already (Wu et al., ECCV 2024, algorithm 1, without a
+forward for every layer).
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ftbc_pl.calibration.report import CalibrationReport, SiteReport
+from ftbc_pl.conversion.convert import to_images
+from ftbc_pl.conversion.network import Simulation, SpikingNetwork
+from ftbc_pl.conversion.trace import Call
+from ftbc_pl.distributed import is_main_process, sum_over_processes
+from ftbc_pl.functional.solvers import Granularity, Solver, Target, exact_bias, heuristic_bias
+from ftbc_pl.layers import SpikingNeuron
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How the bias is solved for; see :func:`calibrate_`."""
+
+    solver: Solver = "exact"
+    granularity: Granularity = "channel"
+    alpha: float = 0.5
+    passes: int = 1
+    num_batches: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
+        if self.solver not in ("heuristic", "exact"):
+            raise ValueError(f"solver must be 'heuristic' or 'exact', got {self.solver!r}.")
+        if self.granularity not in ("channel", "layer"):
+            raise ValueError(f"granularity must be 'channel' or 'layer', got {self.granularity!r}.")
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}.")
+        for name in ("passes", "num_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.solver == "exact" and self.passes > 1:
+            raise ValueError("solver 'exact' needs one pass: set passes to 1, or take more num_batches.")
+
+
+class _SiteState:
+    """Target and statistics of one site."""
+
+    def __init__(self, site: SpikingNeuron) -> None:
+        self.target: Target | None = None
+        self.bias_sum = torch.zeros_like(site.temporal_bias, dtype=torch.float64)
+        self.fired = torch.zeros(len(site.temporal_bias), dtype=torch.float64, device=site.threshold.device)
+        self.counted = 0
+        self.never = torch.ones_like(site.threshold, dtype=torch.bool)
+        self.always = torch.ones_like(site.threshold, dtype=torch.bool)
+
+
+class _CalibrationStep(Simulation):
+    """Visitor that solves for the bias of each site and step before it fires."""
+
+    def __init__(
+        self, num_steps: int, ann_rows: bool, options: CalibrationOptions, states: dict[str, _SiteState]
+    ) -> None:
+        super().__init__(num_steps, ann_rows)
+        self.options = options
+        self.states = states
+
+    def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        if not bool(x.sum().isfinite()):
+            raise ValueError(
+                f"Site {call.name} ({call.source}) has NaN or infinite input during calibration: check the weights "
+                "and the images, or train with a smaller learning rate."
+            )
+        return super().neuron(call, site, x, activation)
+
+    def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
+        state, dim = self.states[call.name], site.channel_dim
+        if self.ann_rows:
+            target = Target.of(out[0], site.threshold, dim)
+            state.target = target
+            state.never &= target.activation <= 0
+            state.always &= target.activation >= site.threshold * (1 - 1e-6)
+        assert state.target is not None, "the first chunk carries the ANN's rows"
+        for x, spikes in zip(current, out[self.ann_rows :], strict=True):
+            step, membrane = site.step, site.membrane_like(x).add_(x)
+            bias = self.solve(membrane, site.temporal_bias[step], state.target, site)
+            site.temporal_bias[step] = bias
+            site.add_bias_(step)
+            site.fire_(spikes)
+            state.fired[step] += torch.count_nonzero(spikes)
+            state.counted += spikes.numel()
+
+    def solve(self, membrane: Tensor, bias: Tensor, target: Target, site: SpikingNeuron) -> Tensor:
+        options, dim = self.options, site.channel_dim
+        if options.solver == "exact":
+            return exact_bias(membrane, target, site.threshold, dim, options.granularity)
+        return heuristic_bias(membrane, bias, target, site.threshold, dim, options.alpha, options.granularity)
+
+
+@torch.no_grad()
+def calibrate_(
+    snn: SpikingNetwork,
+    loader: Iterable[Any],
+    *,
+    solver: Solver = "exact",
+    granularity: Granularity = "channel",
+    alpha: float = 0.5,
+    passes: int = 1,
+    num_batches: int = 1,
+    progress: bool = True,
+) -> CalibrationReport:
+    """Set the temporal bias of every site, in place, with one forward for each batch.
+
+    In a distributed run every process hands in its share of the batches; all end with the same biases. On any error,
+    Ctrl-C included, the biases are left as they were.
+
+    Args:
+        snn: A converted network.
+        loader: Training images (B, ...) or (images, labels), without augmentation.
+        solver: ``exact`` makes each channel fire as often as the ANN demands; ``heuristic`` is the paper's rule.
+        granularity: One bias a ``channel``, or one for the whole ``layer``.
+        alpha: Step size α of ``heuristic``, in (0, 1].
+        passes: How often ``heuristic`` goes over the batches.
+        num_batches: How many batches are used. ``exact`` averages their biases, ``heuristic`` goes on from one to the
+            next.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: An option is out of range, the loader holds fewer batches, or a site has NaN or infinite input (it
+            is named).
+    """
+    options = CalibrationOptions(solver, granularity, alpha, passes, num_batches)
+    began = time.perf_counter()
+    states = {call.name: _SiteState(site) for call, site in snn.neurons()}
+    before = {call.name: site.temporal_bias.clone() for call, site in snn.neurons()}
+    forwards = _ForwardCounter(snn)
+    images = 0
+    try:
+        for _, site in snn.neurons():
+            site.temporal_bias.zero_()
+        total = options.passes * options.num_batches
+        with tqdm(total=total, desc="Calibrating", disable=not progress or not is_main_process()) as bar:
+            for number in range(options.passes):
+                for batch in _first_batches(loader, options.num_batches):
+                    rows = to_images(batch).to(_device(snn))
+                    images += len(rows) * (number == 0)
+                    _calibrate_batch(snn, rows, options, states)
+                    bar.update()
+        if options.solver == "exact":
+            for call, site in snn.neurons():
+                site.temporal_bias.copy_(states[call.name].bias_sum / options.num_batches)
+    except BaseException:
+        for call, site in snn.neurons():
+            site.temporal_bias.copy_(before[call.name])
+        raise
+    finally:
+        snn.reset()
+        forwards.remove()
+    counted = sum_over_processes(torch.tensor([images], device=_device(snn)))
+    seconds = time.perf_counter() - began
+    sites = tuple(_site_report(call, site, states[call.name]) for call, site in snn.neurons())
+    return CalibrationReport(solver, granularity, int(counted.item()), forwards.passes, seconds, sites)
+
+
+def _calibrate_batch(
+    snn: SpikingNetwork, images: Tensor, options: CalibrationOptions, states: dict[str, _SiteState]
+) -> None:
+    snn.reset()
+    ann_rows = True
+    for steps in snn.chunks():
+        snn.visit(images, _CalibrationStep(steps, ann_rows, options, states))
+        ann_rows = False
+    for call, site in snn.neurons():
+        states[call.name].bias_sum += site.temporal_bias
+
+
+def _first_batches(loader: Iterable[Any], num_batches: int) -> Iterable[Any]:
+    found = 0
+    for batch in loader:
+        yield batch
+        found += 1
+        if found == num_batches:
+            return
+    raise ValueError(
+        f"Calibration needs num_batches = {num_batches} batches, the loader holds {found}: lower num_batches or the "
+        "batch size."
+    )
+
+
+class _ForwardCounter:
+    """Counts the forwards of the network; the chunks of one simulation together are one."""
+
+    def __init__(self, snn: SpikingNetwork) -> None:
+        self.calls = 0
+        self.chunks = len(snn.chunks())
+        self.handle = snn.network.register_forward_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.calls += 1
+
+    def remove(self) -> None:
+        self.handle.remove()
+
+    @property
+    def passes(self) -> int:
+        return self.calls // self.chunks
+
+
+def _site_report(call: Call, site: SpikingNeuron, state: _SiteState) -> SiteReport:
+    theta = site.threshold
+    relative = (site.temporal_bias / theta).square().mean(1).sqrt()
+    totals = sum_over_processes(torch.stack([state.fired.sum(), state.fired.new_tensor(float(state.counted))]))
+    return SiteReport(
+        call.name,
+        (theta.min().item(), theta.mean().item(), theta.max().item()),
+        (totals[0] / totals[1]).item(),
+        tuple(relative.tolist()),
+        int(state.never.sum()),
+        int(state.always.sum()),
+    )
+
+
+def _device(snn: SpikingNetwork) -> torch.device:
+    return next(site.threshold.device for _, site in snn.neurons())

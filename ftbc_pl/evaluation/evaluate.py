@@ -1,0 +1,38 @@
+"""Accuracy of a spiking network in plain code, without a Trainer."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ftbc_pl.conversion.network import SpikingNetwork
+from ftbc_pl.distributed import is_main_process
+from ftbc_pl.evaluation.metric import TimestepAccuracy
+
+
+@torch.no_grad()
+def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = True) -> Tensor:
+    """Measure the accuracy at every timestep in one pass over the data.
+
+    Args:
+        snn: A converted network.
+        loader: Batches of (images, labels); in a distributed run each process hands in its own images.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Accuracy at t = 1 … T, (T,) float64, in 0..1.
+
+    Raises:
+        ValueError: The loader is empty.
+    """
+    device = next(site.threshold.device for _, site in snn.neurons())
+    metric = TimestepAccuracy(snn.num_steps).to(device)
+    batches = 0
+    for images, labels in tqdm(loader, desc="Evaluating", disable=not progress or not is_main_process()):
+        metric.update(snn(images.to(device)), labels.to(device))
+        batches += 1
+    if not batches:
+        raise ValueError("There is nothing to evaluate: the loader is empty.")
+    return metric.compute().cpu()
