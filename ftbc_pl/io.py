@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ftbc_pl.calibration import CalibrationReport
 from ftbc_pl.conversion.convert import convert
 from ftbc_pl.conversion.network import SpikingNetwork
 from ftbc_pl.conversion.prepare import prepare
@@ -21,13 +22,13 @@ FORMAT = "ftbc_pl.snn"
 VERSION = 1
 
 
-def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: dict[str, Any] | None = None) -> None:
+def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: CalibrationReport | None = None) -> None:
     """Write ``<path>.safetensors`` and ``<path>.json``, each whole or not at all.
 
     Args:
         snn: A spiking network, calibrated or not.
         path: Path without suffix, such as ``out/snn``; the folder is made.
-        report: What else to keep in the JSON file (the calibration report, say).
+        report: What the calibration did, kept in the JSON file.
     """
     tensors_path, json_path = _paths(path)
     tensors_path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: dict[
         "time_chunk": snn.time_chunk,
         "channels_last": _is_channels_last(snn.network),
         "sites": [[call.name, call.operation, call.kind.value] for call in snn.calls],
-        "report": report,
+        "report": None if report is None else report.to_dict(),
     }
     with atomic_path(tensors_path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata={"format": FORMAT, "token": token})
@@ -86,10 +87,10 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
     return snn
 
 
-def is_snn(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` names a saved spiking network: a file, a prefix or a folder."""
-    tensors_path, json_path = _paths(path)
-    return tensors_path.is_file() and json_path.is_file()
+def load_calibration(path: str | os.PathLike[str]) -> CalibrationReport | None:
+    """Read what the calibration of a saved network did; None if it was not calibrated."""
+    report = _read_description(_paths(path)[1])["report"]
+    return None if report is None else CalibrationReport.from_dict(report)
 
 
 def recipe(network: nn.Module) -> dict[str, Any] | None:

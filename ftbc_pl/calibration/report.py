@@ -1,6 +1,6 @@
 """What a calibration did, as plain values."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -59,6 +59,16 @@ class CalibrationReport:
         """Plain values for JSON."""
         totals = {"dead_channels": self.dead_channels, "saturated_channels": self.saturated_channels}
         return asdict(self) | totals
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CalibrationReport":
+        """The inverse of :meth:`to_dict`."""
+        names = {field.name for field in fields(cls)}
+        sites = tuple(
+            SiteReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in site.items()})
+            for site in values["sites"]
+        )
+        return cls(**{k: v for k, v in values.items() if k in names - {"sites"}}, sites=sites)
 
     def __str__(self) -> str:
         """One line."""

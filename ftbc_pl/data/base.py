@@ -32,16 +32,23 @@ def hold_out(labels: Tensor, amount: float | int, seed: int) -> tuple[Tensor, Te
     Raises:
         ValueError: `amount` is out of range, or too small or too large to hold out some of each class and keep some.
     """
-    if not 0 <= amount < (1 if isinstance(amount, float) else len(labels)):
-        raise ValueError(f"expected val_split as a fraction in 0..1 or a number below {len(labels)} images, got {amount}")
+    if not 0 <= amount < (1 if 0 < amount % 1 else len(labels)):
+        raise ValueError(
+            f"expected val_split as a fraction in 0..1 or a number below {len(labels)} images, got {amount}"
+        )
+    if amount >= 1:
+        # The command line reads every number as a fraction first.
+        amount = int(amount)
     everything = torch.arange(len(labels))
     if amount == 0:
         return everything, everything[:0]
     try:
-        kept, held_out = train_test_split(everything.numpy(), test_size=amount, random_state=seed, stratify=labels.numpy())
+        kept, held_out = train_test_split(
+            everything.numpy(), test_size=amount, random_state=seed, stratify=labels.numpy()
+        )
     except ValueError as error:
         raise ValueError(
-            f"can't hold out val_split={amount} of {len(labels)} training images with every class in both parts ({error}); "
+            f"can't hold out val_split={amount} of {len(labels)} images with every class in both parts ({error}); "
             f"change val_split, or name the data set's own validation split by val_split_name"
         ) from error
     return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
@@ -50,14 +57,16 @@ def hold_out(labels: Tensor, amount: float | int, seed: int) -> tuple[Tensor, Te
 class ClassificationData(LightningDataModule, ABC):
     """Images in three disjoint roles: training, validation (for selection) and test (for the final figures).
 
-    Validation images are held out from the training images unless the data set has a split of its own for them, so that nothing is
-    ever selected, measured or calibrated on test images. Batches are pairs of images `(B, C, H, W)` and classes `(B,)`.
+    Validation images are held out from the training images unless the data set has a split of its own for them, so that
+    nothing is ever selected, measured or calibrated on test images. Batches are pairs of images `(B, C, H, W)` and
+    classes `(B,)`.
 
     Args:
         batch_size: Images in a training batch of each process.
-        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice `batch_size`.
-        num_workers: Processes that load images, for each training process; 0 loads them in the training process itself; left out:
-            one a core, up to 8, and none for images kept in memory.
+        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
+            `batch_size`.
+        num_workers: Processes that load images, for each training process; 0 loads them in the training process itself;
+            left out: one a core, up to 8, and none for images kept in memory.
         pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
         seed: Seed of the split into training and validation images and of the order of calibration images.
         val_split: Fraction (0.1) or number (5000) of training images to hold out for validation; 0 for no validation.
@@ -147,15 +156,18 @@ class ClassificationData(LightningDataModule, ABC):
         images = self.images("calibration")
         rank, world_size = _process()
         if min(batch_size, num_batches) < 1:
-            raise ValueError(f"expected calibration batches of at least 1 image, got {num_batches} batches of {batch_size}")
+            raise ValueError(
+                f"expected calibration batches of at least 1 image, got {num_batches} batches of {batch_size}"
+            )
         if batch_size * num_batches > len(images):
             raise ValueError(
-                f"expected at most {len(images)} calibration images (the training images without those held out), got "
-                f"{num_batches} batches of {batch_size} = {batch_size * num_batches}; lower ftbc.batch_size or ftbc.num_batches"
+                f"expected a calibration set no larger than the {len(images)} training images that are not held out, got "
+                f"{num_batches} batches of {batch_size} = {batch_size * num_batches} images; "
+                f"lower ftbc.batch_size or ftbc.num_batches"
             )
         if batch_size < world_size:
             raise ValueError(
-                f"expected a calibration batch of at least one image for each of {world_size} processes, got {batch_size}; "
+                f"expected a calibration batch with an image for each of {world_size} processes, got {batch_size}; "
                 f"raise ftbc.batch_size or use fewer processes"
             )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
@@ -169,7 +181,9 @@ class ClassificationData(LightningDataModule, ABC):
     def _batch_loader(self, images: Images, batches: list[list[int]]) -> DataLoader[Batch]:
         # The batches are this process's own. Lightning would share them out once more, but for a DistributedSampler.
         own = Batches(images, batches)
-        return self._loader(own, batch_size=None, sampler=DistributedSampler(own, num_replicas=1, rank=0, shuffle=False))
+        return self._loader(
+            own, batch_size=None, sampler=DistributedSampler(own, num_replicas=1, rank=0, shuffle=False)
+        )
 
     def _loader(self, images: Images | Batches, **kwargs: Any) -> DataLoader[Batch]:  # noqa: ANN401  of DataLoader
         source = images.images if isinstance(images, Batches) else images
@@ -178,7 +192,11 @@ class ClassificationData(LightningDataModule, ABC):
         workers = automatic if self.num_workers is None else self.num_workers
         training = kwargs.get("shuffle", False)
         return DataLoader(
-            images, num_workers=workers, pin_memory=self.pin_memory, persistent_workers=workers > 0 and training, **kwargs
+            images,
+            num_workers=workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=workers > 0 and training,
+            **kwargs,
         )
 
 

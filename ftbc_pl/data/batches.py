@@ -14,7 +14,7 @@ __all__ = ["Batch", "Batches", "Images", "TensorImages", "evaluation_batches", "
 
 
 class Images(Dataset[Batch]):
-    """Labelled images that are read a batch at a time: `__getitems__` returns `(B, C, H, W)` images and `(B,)` labels."""
+    """Labelled images that are read a batch at a time, as `(B, C, H, W)` images and `(B,)` labels."""
 
     labels: Tensor
 
@@ -107,14 +107,16 @@ def process_share(batch: Sequence[int], rank: int, world_size: int) -> Sequence[
 def evaluation_batches(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
     """Split the images 0..count-1 between processes: each image once, the same number of batches in every process.
 
-    Batches hold `batch_size` images a process or a few less, one more where the images don't divide evenly: DDP exchanges
-    buffers in every forward, so that a process with a batch more than the others would wait for ever.
+    Batches hold `batch_size` images a process or a few less, one more where the images don't divide evenly: DDP
+    exchanges buffers in every forward, so that a process with a batch more than the others would wait for ever.
 
     Raises:
         ValueError: There are fewer images than processes.
     """
     if count < world_size:
-        raise ValueError(f"expected at least one image for each of {world_size} processes, got {count}; use fewer processes")
+        raise ValueError(
+            f"expected at least one image for each of {world_size} processes, got {count}; use fewer processes"
+        )
     number = -(-(count // world_size) // batch_size)
     own = torch.arange(rank, count, world_size)
     if world_size == 1:

@@ -17,11 +17,13 @@ __all__ = ["DigitsData"]
 class DigitsData(ClassificationData):
     """1,797 grey images of handwritten digits, 8×8 pixels, 10 classes. Nothing is downloaded.
 
-    360 images are the test set, the same ones whatever the seed. Training images are shifted at random by up to `shift` pixels.
+    360 images are the test set, the same ones whatever the seed. Training images are shifted at random by up to `shift`
+    pixels.
 
     Args:
         batch_size: Images in a training batch of each process.
-        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice `batch_size`.
+        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
+            `batch_size`.
         num_workers: Processes that load images; the images are so small that 0, none, is fastest.
         pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
         seed: Seed of the split into training and validation images and of the order of calibration images.

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from timm.data import Mixup, resolve_data_config
+from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from ..models.resnet import CIFAR_MEAN, CIFAR_STD
 from .base import ClassificationData, Role, hold_out
 from .batches import Batch, Images, TensorImages
 from .sources import CLASSES, STREAMS, Source, open_source, open_stream, same_classes
-from .transforms import Augmentation, Geometry, SourceImages, decode_all, memory_image
+from .transforms import SMALL, Augmentation, SourceImages, decode_all, memory_image, resolve_geometry
 
-SMALL = 64
 CACHE_BYTES = 2**30
 
 __all__ = ["ImageData"]
@@ -23,43 +22,52 @@ __all__ = ["ImageData"]
 class ImageData(ClassificationData):
     """Any image data set that `timm.data.create_dataset` opens.
 
-    The three roles: training images are those of `train_split`, less the validation images; test images are those of `test_split`.
-    Validation images are those of `val_split_name` where the data set has three splits, else held out from the training images.
-    ImageNet's `val` folder is what results are reported on, so it is the test split here (`test_split: val`), and validation images
-    are held out from `train`.
+    The three roles: training images are those of `train_split`, less the validation images; test images are those of
+    `test_split`. Validation images are those of `val_split_name` where the data set has three splits, else held out
+    from the training images. ImageNet's `val` folder is what results are reported on, so it is the test split here
+    (`test_split: val`), and validation images are held out from `train`.
 
-    Small images are decoded once, kept in memory as bytes and augmented a batch at a time. Size, mean, standard deviation, resampling
-    and crop that are not given come from the network's timm configuration.
+    Small images are decoded once, kept in memory as bytes and augmented a batch at a time. Size, mean, standard
+    deviation, resampling and crop that are not given come from the network's timm configuration.
 
     Args:
         root: Folder of the data set. Downloads go there.
-        name: timm's name of the data set: `folder` for class folders or tar files of class folders in `root`, `torch/cifar10`,
-            `torch/cifar100`, `hfds/<name>` (Hugging Face; needs the package `datasets`), `wds/<name>` (needs `webdataset`).
-        train_split: Split with the training images. For `folder` a folder or tar file in `root` (`train` finds `train.tar` too).
+        name: timm's name of the data set: `folder` for class folders or tar files of class folders in `root`,
+            `torch/cifar10`, `torch/cifar100`, `hfds/<name>` (Hugging Face; needs the package `datasets`), `wds/<name>`
+            (needs `webdataset`).
+        train_split: Split with the training images. For `folder` a folder or tar file in `root` (`train` finds
+            `train.tar` too).
         test_split: Split with the test images; `val` for ImageNet.
-        val_split_name: Split with validation images, for data sets with three; left out: `val_split` of the training images.
-        val_split: Fraction (0.1) or number (5000) of training images to hold out for validation, every class alike; 0 for none.
+        val_split_name: Split with validation images, for data sets with three; left out: `val_split` of the training
+            images.
+        val_split: Fraction (0.1) or number (5000) of training images to hold out for validation, every class alike; 0
+            for none.
         num_classes: Number of classes; left out: counted.
         download: Download the data set if it isn't in `root` yet (`torch/…`).
         batch_size: Images in a training batch of each process.
-        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice `batch_size`.
-        num_workers: Processes that decode images, for each training process; left out: one a core, up to 8, and none for images kept
-            in memory, where they would cost more than they bring.
+        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
+            `batch_size`.
+        num_workers: Processes that decode images, for each training process; left out: one a core, up to 8, and none
+            for images kept in memory, where they would cost more than they bring.
         pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
         seed: Seed of the split into training and validation images and of the order of calibration images.
         input_size: Height and width of the network's input in pixels; left out: from the network.
         in_chans: Channels of the images: 3 for colour, 1 for grey.
         mean: Mean of each channel, for images in 0..1; left out: from the network.
         std: Standard deviation of each channel, for images in 0..1; left out: from the network.
-        interpolation: Resampling when images are resized: `nearest`, `bilinear`, `bicubic`, …; left out: from the network.
-        crop_pct: Side of the centre crop as a fraction of the resized image, when evaluating; left out: 1 for small images, else from
-            the network.
-        random_crop: How training images are cropped: `pad` shifts them by up to `padding` pixels, `resize` cuts out a random part and
-            resizes it, as for ImageNet, `none` does neither; `auto` pads up to 64 pixels and resizes above.
+        interpolation: Resampling when images are resized: `nearest`, `bilinear`, `bicubic`, …; left out: from the
+            network.
+        crop_pct: Side of the centre crop as a fraction of the resized image, when evaluating; left out: 1 for small
+            images, else from the network.
+        random_crop: How training images are cropped: `pad` shifts them by up to `padding` pixels, `resize` cuts out a
+            random part and resizes it, as for ImageNet, `none` does neither; `auto` pads up to 64 pixels and resizes
+            above.
         padding: Largest shift in pixels; left out: an eighth of the input size (4 for CIFAR).
         hflip: Probability that a training image is mirrored.
-        auto_augment: timm's augmentation policy, such as `rand-m9-mstd0.5` (RandAugment), `original` (AutoAugment), `augmix-m3`.
-        color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out where `auto_augment` is given.
+        auto_augment: timm's augmentation policy, such as `rand-m9-mstd0.5` (RandAugment), `original` (AutoAugment),
+            `augmix-m3`.
+        color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out where `auto_augment` is
+            given.
         re_prob: Probability that a random rectangle of a training image is erased.
         mixup_alpha: Strength of Mixup, 0 for none; targets become probabilities `(B, num_classes)`.
         cutmix_alpha: Strength of CutMix, 0 for none; with both, each batch gets one of the two.
@@ -103,41 +111,27 @@ class ImageData(ClassificationData):
             raise ValueError(f"expected different splits for training, validation and test, got {', '.join(splits)}")
         if in_chans not in (1, 3):
             raise ValueError(f"expected data.in_chans of 3 (colour) or 1 (grey), got {in_chans}")
-        self.root, self.name, self.download, self.in_chans = root, name, download, in_chans
+        self.root, self.dataset, self.download, self.in_chans = root, name, download, in_chans
         self.train_split, self.test_split, self.val_split_name = train_split, test_split, val_split_name
         self.random_crop, self.padding, self.hflip = random_crop, padding, hflip
         self.auto_augment, self.color_jitter, self.re_prob = auto_augment, color_jitter, re_prob
         self.mixup_alpha, self.cutmix_alpha, self.cache = mixup_alpha, cutmix_alpha, cache
-        given = {"input_size": input_size and (in_chans, input_size, input_size), "mean": mean, "std": std}
-        given |= {"interpolation": interpolation, "crop_pct": crop_pct}
-        self._given = {key: value for key, value in given.items() if value is not None}
+        self._given: dict[str, Any] = {
+            "input_size": None if input_size is None else (in_chans, input_size, input_size),
+            "mean": mean,
+            "std": std,
+            "interpolation": interpolation,
+            "crop_pct": crop_pct,
+        }
         self._num_classes = num_classes
         self._sources: dict[str, Source] = {}
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._mixup: Mixup | None = None
         small = name.startswith("torch/") or (input_size is not None and input_size <= SMALL)
-        config = {"input_size": (in_chans, 32, 32), "mean": CIFAR_MEAN, "std": CIFAR_STD, "crop_pct": 1.0} if small else {}
-        self._resolve(config or {"input_size": (in_chans, 224, 224)})
+        self._resolve({"input_size": (in_chans, 32, 32), "mean": CIFAR_MEAN, "std": CIFAR_STD} if small else {})
 
     def _resolve(self, config: dict[str, Any]) -> None:
-        config = resolve_data_config({}, pretrained_cfg=config) | self._given
-        size = config["input_size"]
-        if len(size) != 3 or size[0] != self.in_chans:
-            raise ValueError(
-                f"expected a network for images of {self.in_chans} channels (data.in_chans), got one for {size[0]}; "
-                f"make the network's in_chans and data.in_chans equal"
-            )
-        for key in ("mean", "std"):
-            values = tuple(map(float, config[key]))
-            # one colour channel: timm's networks give three values even if they were built for one
-            config[key] = (sum(values) / len(values),) if self.in_chans == 1 and key not in self._given else values
-            if len(config[key]) != self.in_chans:
-                raise ValueError(f"expected data.{key} of {self.in_chans} numbers, one a channel, got {len(config[key])}")
-        if max(size[1:]) <= SMALL and "crop_pct" not in self._given:
-            # resizing small images to cut off their border costs accuracy and, where they have the right size, sharpness
-            config["crop_pct"] = 1.0
-        names = ("input_size", "mean", "std", "interpolation", "crop_pct")
-        geometry = Geometry(**{key: config[key] for key in names})
+        geometry = resolve_geometry(config, self._given, self.in_chans)
         if geometry != getattr(self, "geometry", None):
             self.geometry = geometry
             self.input_size, self.mean, self.std = geometry.input_size, geometry.mean, geometry.std
@@ -145,34 +139,34 @@ class ImageData(ClassificationData):
             self._memory.clear()
 
     def resolve_from(self, network: nn.Module) -> None:
-        """Take input size, mean, standard deviation, resampling and crop from the network's timm configuration, unless given."""
+        """Take size, mean, standard deviation, resampling and crop from the network's timm configuration, unless given."""
         config = getattr(network, "pretrained_cfg", None)
         if config:
-            self._resolve({"input_size": (self.in_chans, 224, 224), **config})
+            self._resolve(dict(config))
 
     @property
     def num_classes(self) -> int:
         """Number of classes: as given, as known from the data set's name, or counted in the training images."""
         if self._num_classes is None:
-            self._num_classes = CLASSES.get(self.name)
+            self._num_classes = CLASSES.get(self.dataset)
         if self._num_classes is None:
-            if self.name.startswith(STREAMS):
-                raise ValueError(f"expected data.num_classes to be given for {self.name}, which does not state it")
+            if self.dataset.startswith(STREAMS):
+                raise ValueError(f"expected data.num_classes to be given for {self.dataset}, which does not state it")
             self._num_classes = self._source(self.train_split).num_classes
         return self._num_classes
 
     def prepare_data(self) -> None:
         """Download the data set where asked to; Lightning calls this in one process of each machine."""
-        if self.download and not self.name.startswith(STREAMS):
+        if self.download and not self.dataset.startswith(STREAMS):
             for split in (self.train_split, self.test_split):
-                open_source(self.name, self.root, split, self._mode, download=True)
+                open_source(self.dataset, self.root, split, self._mode, download=True)
 
     def build(self, role: Role) -> Images:
         """Return the images of a role; see the class for what each is made of."""
         split = {"test": self.test_split, "val": self.val_split_name or self.train_split}.get(role, self.train_split)
         augmentation = self._augmentation()
-        labels, count = self._labels(split)
-        indices = torch.arange(count)
+        labels = self._stream(split)[1] if self.dataset.startswith(STREAMS) else self._source(split).labels
+        indices = torch.arange(len(labels))
         if split == self.train_split and self.val_split_name is None:
             kept, held_out = hold_out(labels, self.val_split, self.seed)
             indices = held_out if role == "val" else kept
@@ -201,56 +195,53 @@ class ImageData(ClassificationData):
     def _augmentation(self) -> Augmentation:
         size = max(self.input_size[1:])
         crop = self.random_crop if self.random_crop != "auto" else "pad" if size <= SMALL else "resize"
-        padding = None if crop == "resize" else 0 if crop == "none" else size // 8 if self.padding is None else self.padding
+        padding = (
+            None if crop == "resize" else 0 if crop == "none" else size // 8 if self.padding is None else self.padding
+        )
         return Augmentation(padding, self.hflip, self.auto_augment, self.color_jitter, self.re_prob)
 
     def _source(self, split: str) -> Source:
         if split not in self._sources:
-            source = open_source(self.name, self.root, split, self._mode)
+            source = open_source(self.dataset, self.root, split, self._mode)
             if split != self.train_split:
                 same_classes(source, self._source(self.train_split))
             if self._num_classes is not None and int(source.labels.max()) >= self._num_classes:
                 raise ValueError(
-                    f"expected {self._num_classes} classes (data.num_classes) in {source.title}, got {source.num_classes}"
+                    f"expected {self._num_classes} classes (data.num_classes) in {source.title}, "
+                    f"got {source.num_classes}; correct data.num_classes"
                 )
             self._sources[split] = source
         return self._sources[split]
 
-    def _labels(self, split: str) -> tuple[Tensor, int]:
-        labels = self._stream(split)[1] if self.name.startswith(STREAMS) else self._source(split).labels
-        return labels, len(labels)
-
     def _in_memory(self, split: str, augmentation: Augmentation) -> Tensor | None:
-        if self.name.startswith(STREAMS):
+        if self.dataset.startswith(STREAMS):
             return self._stream(split)[0]
         if split in self._memory:
             return self._memory[split][0]
         source = self._source(split)
         if augmentation.padding is None:
             if self.cache:
-                raise ValueError("data.cache keeps images at input size, which random_crop: resize can't use; set cache to false or pad")
+                raise ValueError(
+                    "data.cache keeps images at input size, too small for random_crop: resize; set cache to false, or crop to pad"
+                )
             return None
         small = max(self.input_size[1:]) <= SMALL and len(source) * torch.Size(self.input_size).numel() <= CACHE_BYTES
         if not (small if self.cache is None else self.cache):
             return None
-        images = (source.image(index) for index in range(len(source)))
-        title = Path(split).stem if self.name == "folder" else f"{self.name} {split}"
-        self._memory[split] = decode_all(images, len(source), self.geometry, title), source.labels
+        title = Path(split).stem if self.dataset == "folder" else f"{self.dataset} {split}"
+        images = ((source.image(index), label) for index, label in enumerate(source.labels.tolist()))
+        self._memory[split] = decode_all(images, len(source), self.geometry, title)
         source.close()
         return self._memory[split][0]
 
     def _stream(self, split: str) -> tuple[Tensor, Tensor]:
         if split not in self._memory:
-            stream = open_stream(self.name, self.root, split, self._mode)
+            stream = open_stream(self.dataset, self.root, split, self._mode)
             size = len(stream) * torch.Size(self.input_size).numel()
             if size > CACHE_BYTES and not self.cache:
                 raise ValueError(
-                    f"{self.name} can only be read from beginning to end, so its images are kept in memory: {size / 2**30:.1f} GiB for "
-                    f"split {split}; set data.cache to true to do so, or unpack it to class folders"
+                    f"{self.dataset} can only be read from beginning to end, so its images are kept in memory, "
+                    f"{size / 2**30:.1f} GiB for split {split}; set data.cache to true to do so, or unpack it to class folders"
                 )
-            labels: list[int] = []
-            images = (labels.append(label) or image for image, label in stream)
-            self._memory[split] = decode_all(images, len(stream), self.geometry, f"{self.name} {split}"), torch.tensor(labels)
-            if len(labels) != len(stream):
-                raise ValueError(f"expected {len(stream)} images in {self.name}, split {split}, as its index says, got {len(labels)}")
+            self._memory[split] = decode_all(stream, len(stream), self.geometry, f"{self.dataset} {split}")
         return self._memory[split]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_dataset
+from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 
 FOLDER_NAMES = ("", "folder")
@@ -36,7 +36,9 @@ def open_source(name: str, root: str, split: str, mode: str, **options: Any) -> 
         if name in FOLDER_NAMES:
             path = _folder(Path(root), split)
             return Source(create_dataset("", root=str(path), search_split=False, **options), mode, f"{path}")
-        return Source(create_dataset(name, root=root, split=split, **options), mode, f"{name}, split {split}, in {root}")
+        return Source(
+            create_dataset(name, root=root, split=split, **options), mode, f"{name}, split {split}, in {root}"
+        )
     except (AssertionError, RuntimeError) as error:
         # torchvision and timm report data that is absent, incomplete or unknown in this way
         if "Unknown torchvision dataset" in str(error):
@@ -56,7 +58,9 @@ def open_stream(name: str, root: str, split: str, mode: str) -> Any:  # noqa: AN
     try:
         stream = create_dataset(name, root=root, split=split, input_img_mode=mode, is_training=False)
     except (AssertionError, RuntimeError, ImportError, OSError, KeyError) as error:
-        raise FileNotFoundError(f"expected {name}, split {split}, in {root}, could not open it: {error}; correct data.root") from error
+        raise FileNotFoundError(
+            f"expected {name}, split {split}, in {root}, but: {error}; correct data.root"
+        ) from error
     for attribute, value in (("dist_rank", 0), ("dist_num_replicas", 1)):
         if hasattr(stream.reader, attribute):
             setattr(stream.reader, attribute, value)
@@ -101,7 +105,8 @@ class Source:
         """Decode one image.
 
         Raises:
-            RuntimeError: The image is damaged or gone; names its file. timm's own reading would take the next image in its place.
+            RuntimeError: The image is damaged or gone; names its file. timm's own reading would take the next image in
+                its place.
         """
         if self._process != os.getpid():
             # a file opened before the worker was forked shares its position with the other processes
@@ -109,7 +114,8 @@ class Source:
             self._process = os.getpid()
         try:
             if self.reader is None:
-                return self.dataset[index][0].convert(self.mode)
+                image: Image.Image = self.dataset[index][0]
+                return image.convert(self.mode)
             with self.reader[index][0] as file:
                 return Image.open(file).convert(self.mode)
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -156,8 +162,8 @@ def same_classes(source: Source, train: Source) -> None:
     unknown = sorted(set(source.class_to_idx) - set(train.class_to_idx))
     if unknown:
         raise ValueError(
-            f"expected the classes of {train.title} in {source.title}, got {len(unknown)} others ({', '.join(unknown[:5])}); "
-            f"remove their folders"
+            f"expected the classes of {train.title} in {source.title}, "
+            f"got {len(unknown)} others ({', '.join(unknown[:5])}); remove their folders"
         )
     number = torch.zeros(len(source.class_to_idx), dtype=torch.int64)
     for name, index in source.class_to_idx.items():

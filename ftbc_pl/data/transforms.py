@@ -1,22 +1,27 @@
 """From decoded images to the network's input, by timm's and torchvision's transforms."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data.config import resolve_data_config
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision import transforms
 from tqdm import tqdm
 
 from .batches import Batch, Images, random_shift
 
-__all__ = ["Augmentation", "Geometry", "SourceImages", "decode_all", "memory_image"]
+SMALL = 64
+"""Up to this size in pixels, images are augmented by shifting and may be kept in memory."""
+
+__all__ = ["SMALL", "Augmentation", "Geometry", "SourceImages", "decode_all", "memory_image", "resolve_geometry"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,36 @@ class Geometry:
 
     def evaluation(self, normalize: bool = True) -> Callable[[Image.Image], Tensor]:
         """Return timm's transform without augmentation: resize, centre crop, and normalise (else: `uint8`)."""
-        return create_transform(**self._settings(), crop_pct=self.crop_pct, normalize=normalize)
+        transform: Callable[[Image.Image], Tensor] = create_transform(
+            **self.settings(), crop_pct=self.crop_pct, normalize=normalize
+        )
+        return transform
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """Return what timm's transforms for training and evaluation have in common."""
         names = ("input_size", "mean", "std", "interpolation")
         return {name: getattr(self, name) for name in names}
+
+
+def resolve_geometry(config: dict[str, Any], given: dict[str, Any], in_chans: int) -> Geometry:
+    """Return what is given (not None), else what timm's `config` of a network says, else timm's defaults for ImageNet.
+
+    Raises:
+        ValueError: There are not as many means and standard deviations as channels.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    resolved = resolve_data_config({}, pretrained_cfg={"input_size": (in_chans, 224, 224), **config}) | given
+    # timm's configuration describes colour images also where the network was built for grey ones
+    resolved["input_size"] = (in_chans, *resolved["input_size"][1:])
+    for key in ("mean", "std"):
+        values = tuple(map(float, resolved[key]))
+        resolved[key] = (sum(values) / len(values),) if in_chans == 1 and key not in given else values
+        if len(resolved[key]) != in_chans:
+            raise ValueError(f"expected data.{key} of {in_chans} numbers, one a channel, got {len(resolved[key])}")
+    if max(resolved["input_size"]) <= SMALL and "crop_pct" not in given:
+        # enlarging small images to cut off their border blurs those that have the right size
+        resolved["crop_pct"] = 1.0
+    return Geometry(**{field.name: resolved[field.name] for field in fields(Geometry)})
 
 
 @dataclass(frozen=True)
@@ -64,11 +94,11 @@ class Augmentation:
     def single(self, geometry: Geometry) -> Callable[[Image.Image], Tensor]:
         """Return the transform of a single image, augmented and normalised."""
         crop, jitter, final = create_transform(
-            **geometry._settings(),
+            **geometry.settings(),
             is_training=True,
             separate=True,
             hflip=self.hflip,
-            color_jitter=self.color_jitter or None,
+            color_jitter=self.color_jitter,
             auto_augment=self.auto_augment,
             re_prob=self.re_prob,
             re_mode="pixel",
@@ -83,7 +113,8 @@ class Augmentation:
                     transforms.RandomHorizontalFlip(self.hflip),
                 ]
             )
-        return transforms.Compose([crop, jitter, final])
+        transform: Callable[[Image.Image], Tensor] = transforms.Compose([crop, jitter, final])
+        return transform
 
 
 class SourceImages(Images):
@@ -112,15 +143,31 @@ class SourceImages(Images):
         return torch.stack(images), self.labels[chosen]
 
 
-def decode_all(images: Iterable[Image.Image], count: int, geometry: Geometry, title: str) -> Tensor:
-    """Decode images once, at the size of the network's input, into a tensor `(N, C, H, W)` of `uint8`."""
+def decode_all(
+    images: Iterable[tuple[Image.Image, int]], count: int, geometry: Geometry, title: str
+) -> tuple[Tensor, Tensor]:
+    """Decode `count` images once, at the size of the network's input.
+
+    Returns:
+        The images as `uint8` `(N, C, H, W)` and their classes `(N,)`.
+
+    Raises:
+        ValueError: There are more or fewer images than `count`.
+    """
     transform = geometry.evaluation(normalize=False)
     decoded = torch.empty((count, *geometry.input_size), dtype=torch.uint8)
-    for index, image in enumerate(tqdm(images, total=count, desc=f"Decoding {title}", unit=" images", mininterval=0.5)):
-        decoded[index] = transform(image)
-    return decoded
+    labels: list[int] = []
+    silent = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    for image, label in tqdm(images, f"Decoding {title}", count, leave=False, unit=" images", disable=silent):
+        if len(labels) < count:
+            decoded[len(labels)] = transform(image)
+        labels.append(label)
+    if len(labels) != count:
+        raise ValueError(f"expected {count} images in {title}, as its index says, got {len(labels)}; correct the index")
+    return decoded, torch.tensor(labels)
 
 
 def memory_image(images: Tensor, index: int) -> Image.Image:
     """Return one of the images `(N, C, H, W)` of `uint8` as a Pillow image."""
-    return transforms.functional.to_pil_image(images[index])
+    image: Image.Image = transforms.functional.to_pil_image(images[index])
+    return image

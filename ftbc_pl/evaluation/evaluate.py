@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ftbc_pl.conversion.network import SpikingNetwork
 from ftbc_pl.distributed import is_main_process
-from ftbc_pl.evaluation.metric import TimestepAccuracy
+from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
 
 
 @torch.no_grad()
@@ -35,4 +35,4 @@ def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
         batches += 1
     if not batches:
         raise ValueError("There is nothing to evaluate: the loader is empty.")
-    return metric.compute().cpu()
+    return torch.tensor(per_step(metric), dtype=torch.float64)

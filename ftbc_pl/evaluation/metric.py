@@ -51,3 +51,8 @@ class TimestepAccuracy(Metric):
 def predictions(logits: Tensor) -> Tensor:
     """Predicted class of the outputs up to each step: (T, B, num_classes) → (T, B)."""
     return logits.cumsum(0).argmax(-1)
+
+
+def per_step(metric: TimestepAccuracy) -> list[float]:
+    """Accuracy at t = 1 … T; torchmetrics would drop the dimension for T = 1."""
+    return metric.compute().reshape(-1).tolist()  # type: ignore[no-any-return]

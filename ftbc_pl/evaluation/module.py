@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftbc_pl.conversion.network import SpikingNetwork
-from ftbc_pl.evaluation.metric import TimestepAccuracy
+from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step, predictions
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,32 @@ class Accuracies:
 class SpikingClassifier(LightningModule):
     """Evaluates a spiking network beside its ANN: accuracy at every timestep, before and after calibration."""
 
-    def __init__(self, snn: SpikingNetwork, calibrated: bool = True) -> None:
+    snn: SpikingNetwork
+
+    def __init__(
+        self, snn: SpikingNetwork | None, calibrated: bool = True, num_steps: int | None = None
+    ) -> None:
         """Create the module.
 
         Args:
-            snn: The spiking network.
+            snn: The spiking network; None if a subclass makes it in ``setup``.
             calibrated: Whether it has a temporal bias; if not, only the uncalibrated accuracy is measured.
+            num_steps: Timesteps T, where ``snn`` is None.
         """
         super().__init__()
-        self.snn = snn
+        if snn is not None:
+            self.snn, num_steps = snn, snn.num_steps
+        assert num_steps is not None
         self.calibrated = calibrated
         self.ann_accuracy = TimestepAccuracy(1)
-        self.uncalibrated_accuracy = TimestepAccuracy(snn.num_steps)
-        self.calibrated_accuracy = TimestepAccuracy(snn.num_steps)
+        self.uncalibrated_accuracy = TimestepAccuracy(num_steps)
+        self.calibrated_accuracy = TimestepAccuracy(num_steps)
         self.accuracies: Accuracies | None = None
 
     @property
-    def network(self) -> SpikingNetwork:
-        """The network, for data modules that read its configuration."""
-        return self.snn
+    def network(self) -> nn.Module:
+        """The ANN, whose configuration tells data modules the size and normalisation of the images."""
+        return self.snn.network
 
     def forward(self, images: Tensor) -> Tensor:
         """Output of each step, (T, B, num_classes)."""
@@ -63,17 +70,18 @@ class SpikingClassifier(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count correct predictions of the ANN and of the spiking network."""
         images, labels = batch
-        self.ann_accuracy.update(self.snn.network(images).unsqueeze(0), labels)
-        with self.snn.uncalibrated():
-            self.uncalibrated_accuracy.update(self.snn(images), labels)
-        if self.calibrated:
-            self.calibrated_accuracy.update(self.snn(images), labels)
+        with self._full_precision():
+            self.ann_accuracy.update(self.snn.network(images).unsqueeze(0), labels)
+            with self.snn.uncalibrated():
+                self.uncalibrated_accuracy.update(self.snn(images), labels)
+            if self.calibrated:
+                self.calibrated_accuracy.update(self.snn(images), labels)
 
     def on_validation_epoch_end(self) -> None:
         """Compute the accuracies over all processes."""
-        calibrated = self.calibrated_accuracy.compute().tolist() if self.calibrated else None
-        uncalibrated = self.uncalibrated_accuracy.compute().tolist()
-        (ann,) = self.ann_accuracy.compute().tolist()
+        calibrated = per_step(self.calibrated_accuracy) if self.calibrated else None
+        uncalibrated = per_step(self.uncalibrated_accuracy)
+        (ann,) = per_step(self.ann_accuracy)
         total = self.trainer.strategy.reduce(self.uncalibrated_accuracy.total.clone(), reduce_op="sum")
         images = int(total.item() if isinstance(total, Tensor) else total)
         self.accuracies = Accuracies(ann, uncalibrated, calibrated, images)
@@ -84,9 +92,18 @@ class SpikingClassifier(LightningModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Class probabilities of the mean output up to each step, (T, B, num_classes)."""
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Class predicted from the outputs up to each step, (T, B), and the probability of the last one, (B,)."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        logits = self.snn(images)
-        steps = torch.arange(1, len(logits) + 1, device=logits.device).view(-1, 1, 1)
-        return (logits.float().cumsum(0) / steps).softmax(-1)
+        with self._full_precision():
+            logits = self.snn(images)
+        predicted = predictions(logits)
+        probabilities = logits.mean(0).softmax(-1)
+        return {
+            "predicted": predicted,
+            "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),
+        }
+
+    def _full_precision(self) -> torch.autocast:
+        # A spike is a comparison with a threshold: rounding to 16 bits would change what was calibrated.
+        return torch.autocast(self.device.type, enabled=False)

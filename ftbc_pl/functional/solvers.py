@@ -110,8 +110,8 @@ def exact_bias(
     fraction, count = target.fraction, target.count
     if granularity == "layer":
         channels = threshold.numel()
-        excess = excess.flatten().unsqueeze(1)
-        fraction, count, channel_dim = fraction.mean().unsqueeze(0), count * channels, 1
+        excess = excess.flatten().unsqueeze(0)
+        fraction, count, channel_dim = fraction.mean().unsqueeze(0), count * channels, 0
     firing = (fraction * count).round().to(torch.int64)
     cut_rank = firing.clamp(max=count - 1)
     below, above = largest(excess, cut_rank, channel_dim)

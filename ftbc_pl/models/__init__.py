@@ -1,4 +1,4 @@
-"""Networks: the papers' CIFAR ResNets and VGG-16, in timm's registry once this package is imported, and all of timm's by name."""
+"""Networks by name: all of timm's, and the papers' CIFAR ResNets and VGG-16, which importing this package registers."""
 
 from . import resnet, vgg  # registers the networks with timm
 from .factory import create_network

@@ -27,7 +27,8 @@ def create_network(
     """Create the network that timm, or this package, knows by `name`.
 
     Args:
-        name: A name of timm's registry, such as `resnet34` or `vgg16_bn.tv_in1k`; `cifar_resnet20` and `cifar_vgg16` are ours.
+        name: A name of timm's registry, such as `resnet34` or `vgg16_bn.tv_in1k`; `cifar_resnet20` and `cifar_vgg16`
+            are ours.
         num_classes: Size of the output; left out: that of the network's own configuration.
         in_chans: Channels of the input images.
         pretrained: Load timm's pretrained weights, downloading them where needed.
@@ -38,8 +39,10 @@ def create_network(
 
     Raises:
         FileNotFoundError: There is no file at `weights`.
-        ValueError: The name is unknown (with similar names), the weights don't fit, or the network has no pooling to choose.
+        ValueError: The name is unknown (with similar names), the weights don't fit, or the network has no pooling to
+            choose.
     """
+    given = dict(kwargs)
     if pretrained and weights is not None:
         raise ValueError(f"expected either pretrained=True or a file of weights, got both ({weights}); leave one out")
     base = name.partition(".")[0]
@@ -62,4 +65,8 @@ def create_network(
         raise ValueError(f"expected a pretrained tag that timm knows, got {name!r}; {error}") from error
     if pooling is not None:
         select_pooling(network, pooling)
+    # Lets a saved network be rebuilt without its weights.
+    arguments = {"num_classes": num_classes, "in_chans": in_chans, "pooling": pooling, "input_size": input_size}
+    given.pop("pretrained_cfg_overlay", None)
+    network.recipe = {"name": name} | arguments | given
     return network if weights is None else load_weights(network, weights)

@@ -1,5 +1,7 @@
 """The choice between max and average pooling in a finished network."""
 
+from typing import Any
+
 from torch import nn
 
 from .vgg import POOLING
@@ -10,8 +12,9 @@ __all__ = ["select_pooling"]
 def select_pooling(network: nn.Module, pooling: str) -> nn.Module:
     """Make the pooling of `network` the maximum (`"max"`) or the average (`"avg"`), in place, and return the network.
 
-    Kernel, stride and padding stay. `"avg"` replaces every `nn.MaxPool2d`. `"max"` replaces the `nn.AvgPool2d` where ResNets
-    (`maxpool`) and VGGs (in `features`) have their max pooling; the averaging in the shortcuts of ResNet-D, for one, is left alone.
+    Kernel, stride and padding stay. `"avg"` replaces every `nn.MaxPool2d`. `"max"` replaces the `nn.AvgPool2d` where
+    ResNets (`maxpool`) and VGGs (in `features`) have their max pooling; the averaging in the shortcuts of ResNet-D, for
+    one, is left alone.
 
     Raises:
         ValueError: `pooling` is unknown, or the network has no such pooling layer.
@@ -28,8 +31,8 @@ def select_pooling(network: nn.Module, pooling: str) -> nn.Module:
                 setattr(network.get_submodule(parent_path), name, _converted(module, pooling))
     if not found:
         raise ValueError(
-            f"expected a network with max pooling to choose pooling={pooling!r} for, got {type(network).__name__} without any; "
-            f"leave pooling out"
+            f"expected a network with max pooling to choose pooling={pooling!r} for, "
+            f"got {type(network).__name__} without any; leave pooling out"
         )
     return network
 
@@ -37,4 +40,6 @@ def select_pooling(network: nn.Module, pooling: str) -> nn.Module:
 def _converted(module: nn.MaxPool2d | nn.AvgPool2d, pooling: str) -> nn.Module:
     if isinstance(module, nn.MaxPool2d) and (module.dilation not in (1, (1, 1)) or module.return_indices):
         raise ValueError("max pooling with dilation or returned indices has no average counterpart")
-    return POOLING[pooling](module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
+    make: Any = POOLING[pooling]
+    made: nn.Module = make(module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
+    return made

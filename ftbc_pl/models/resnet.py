@@ -1,7 +1,8 @@
 """ResNet-20, -56 and -110 for 32×32 images, registered with timm.
 
-The network of "Deep Residual Learning for Image Recognition" (He et al., CVPR 2016, section 4.2), with projection shortcuts
-(1×1 convolution and batch normalisation) as in the papers on ANN-to-SNN conversion. https://arxiv.org/abs/1512.03385
+The network of "Deep Residual Learning for Image Recognition" (He et al., CVPR 2016, section 4.2), with projection
+shortcuts (1×1 convolution and batch normalisation) as in the papers on ANN-to-SNN conversion.
+https://arxiv.org/abs/1512.03385
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ def cifar_cfg(**overrides: Any) -> dict[str, Any]:  # noqa: ANN401  timm's confi
 
 
 def init_weights(network: nn.Module) -> None:
-    """Initialise convolutions and linear layers in place as in He et al. (2015); normalisation starts as the identity."""
+    """Initialise convolutions and linear layers in place as in He et al. (2015), normalisation as the identity."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -58,7 +59,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, C', H/stride, W/stride)`."""
         y = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = self.bn2(self.conv2(y)) + self.shortcut(x)
+        return self.relu2(y)
 
 
 class CifarResNet(nn.Module):

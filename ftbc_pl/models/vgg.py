@@ -1,7 +1,8 @@
 """VGG-16 with batch normalisation for 32×32 images, registered with timm.
 
-The convolutions of "Very Deep Convolutional Networks for Large-Scale Image Recognition" (Simonyan & Zisserman, 2015), configuration D,
-with the head used for CIFAR by "Optimal ANN-SNN Conversion" (Bu et al., ICLR 2022). https://arxiv.org/abs/1409.1556
+The convolutions of "Very Deep Convolutional Networks for Large-Scale Image Recognition" (Simonyan & Zisserman, 2015),
+configuration D, with the head used for CIFAR by "Optimal ANN-SNN Conversion" (Bu et al., ICLR 2022).
+https://arxiv.org/abs/1409.1556
 """
 
 from typing import Any, Literal

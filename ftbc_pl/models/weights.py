@@ -25,7 +25,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"expected a file of weights at {path}, found none; give the path of a safetensors or PyTorch file")
+        raise FileNotFoundError(
+            f"expected a file of weights at {path}, found none; give the path of a safetensors or PyTorch file"
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -45,7 +47,9 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:  # noqa: ANN401 
                 content = content[key]
                 break
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"expected a state dict (names and tensors) in {path}, got {type(content).__name__} with other content")
+        raise ValueError(
+            f"expected a state dict (names and tensors) in {path}, got {type(content).__name__} with other content"
+        )
     prefix = next((p for p in ("network.", "module.") if any(key.startswith(p) for key in content)), "")
     content = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
     # torch.compile puts the compiled module under this name
@@ -55,12 +59,13 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:  # noqa: ANN401 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     """Load the weights in a file into `network`, in place, and return the network.
 
-    Every parameter and buffer must be in the file with the same shape and nothing else may be; only the batch counters of
-    normalisation layers may be missing.
+    Every parameter and buffer must be in the file with the same shape and nothing else may be; only the batch counters
+    of normalisation layers may be missing.
 
     Raises:
         FileNotFoundError: There is no file at `path`.
-        ValueError: The file can't be read, or it belongs to another network: lists missing and unexpected keys and differing shapes.
+        ValueError: The file can't be read, or it belongs to another network: lists missing and unexpected keys and
+            differing shapes.
     """
     weights = read_weights(path)
     own = network.state_dict()
@@ -74,7 +79,11 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     if missing or unexpected or shapes:
         problems = [
             f"{len(keys)} {title} ({'; '.join(keys[:SHOWN])}{'; …' if len(keys) > SHOWN else ''})"
-            for title, keys in (("missing keys", missing), ("unexpected keys", unexpected), ("differing shapes", shapes))
+            for title, keys in (
+                ("missing keys", missing),
+                ("unexpected keys", unexpected),
+                ("differing shapes", shapes),
+            )
             if keys
         ]
         raise ValueError(

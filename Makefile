@@ -1,0 +1,32 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: quickstart test lint format wheel clean
+
+quickstart: $(VENV)/installed  ## Train, convert, calibrate and evaluate on the digits
+	$(RUN) -m ftbc_pl fit --config configs/quickstart.yaml
+
+test: $(VENV)/installed  ## Run all tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed  ## Lint, format check and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(VENV)/installed  ## Format the code
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+wheel: $(VENV)/installed  ## Build dist/*.whl
+	$(RUN) -m build --wheel
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) dist build runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -e '.[dev]'
+	touch $@

@@ -1,0 +1,175 @@
+"""The LightningModule that trains the ANN."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from ftbc_pl.conversion import prepare
+from ftbc_pl.layers import QCFS
+from ftbc_pl.models import create_network, load_weights
+from ftbc_pl.schedules import Cosine, OneCycle, announce_length
+
+
+def default_optimizer(parameters: Any) -> Optimizer:
+    """SGD as in the QCFS paper: learning rate 0.1, momentum 0.9, weight decay 5e-4."""
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+class ImageClassifier(LightningModule):
+    """Trains an image classifier with activations that convert well."""
+
+    def __init__(
+        self,
+        network: str = "cifar_resnet20",
+        num_classes: int = 10,
+        in_chans: int = 3,
+        pretrained: bool = False,
+        weights: str | None = None,
+        pooling: Literal["max", "avg"] | None = None,
+        network_args: dict[str, Any] | None = None,
+        activation: Literal["relu", "qcfs", "rts"] = "qcfs",
+        levels: int = 8,
+        threshold: float | None = None,
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+        compile: bool = False,
+        optimizer: Callable[[Any], Optimizer] = default_optimizer,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = Cosine,
+    ) -> None:
+        """Create network and metrics.
+
+        Args:
+            network: A name of timm's registry, such as resnet34; cifar_resnet20 and cifar_vgg16 are this package's.
+            num_classes: Number of classes; on the command line taken from the data.
+            in_chans: Channels of the images: 3 for colour, 1 for grey.
+            pretrained: Start from timm's pretrained weights, downloading them where needed.
+            weights: Start from this file: safetensors, a PyTorch state dict or a Lightning checkpoint.
+            pooling: max or avg for ResNets and VGGs; left out: as the network is.
+            network_args: Whatever else the network's constructor takes.
+            activation: relu leaves the network as it is; qcfs trains with quantised activations and a learnable
+                threshold a layer; rts with ReLU clipped at a fixed threshold.
+            levels: Quantisation levels L of qcfs.
+            threshold: θ at the start, in activation units; left out: 8 for qcfs, 1 for rts.
+            label_smoothing: Weight of the uniform distribution in the targets, in [0, 1).
+            channels_last: Keep images and weights with channels last; faster for convolutions in 16 bits.
+            compile: Compile the network with torch.compile.
+            optimizer: The optimizer; on the command line the section optimizer.
+            lr_scheduler: The schedule; on the command line the section lr_scheduler.
+
+        Raises:
+            ValueError: The network is unknown, or weights do not fit it.
+        """
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        created = create_network(
+            network, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, pooling=pooling,
+            **(network_args or {}),
+        )  # fmt: skip
+        self.network = prepare(created, activation, levels=levels, threshold=threshold)
+        if weights is not None:
+            load_weights(self.network, weights)
+        if channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compile:
+            self.network.compile()
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
+            }
+        )
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W)."""
+        return self.network(images.contiguous(memory_format=self.memory_format))  # type: ignore[no-any-return]
+
+    def setup(self, stage: str) -> None:
+        """Check that network and data have the same classes."""
+        self.check_classes(self.trainer)
+
+    def check_classes(self, trainer: Trainer) -> None:
+        """Check that the network and the trainer's data have the same classes.
+
+        Raises:
+            ValueError: They have not.
+        """
+        found = getattr(getattr(trainer, "datamodule", None), "num_classes", self.num_classes)
+        if found != self.num_classes:
+            raise ValueError(
+                f"The network has {self.num_classes} classes, the data {found}: set num_classes of the model to {found}."
+            )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Cross-entropy of class indices (B,) or soft targets (B, num_classes)."""
+        images, targets = batch
+        loss = F.cross_entropy(self(images), targets, label_smoothing=self.label_smoothing)
+        if self.global_step % max(1, self.trainer.log_every_n_steps) == 0 and not bool(loss.isfinite()):
+            raise ValueError(
+                f"The training loss is {loss.item()} at step {self.global_step}: lower the learning rate, set "
+                "trainer.gradient_clip_val, or train in 32 bits."
+            )
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Update loss, top-1 and top-5 accuracy."""
+        self._evaluate(batch, self.val_metrics, "val/loss")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Update loss, top-1 and top-5 accuracy."""
+        self._evaluate(batch, self.test_metrics, "test/loss")
+
+    def _evaluate(self, batch: Any, metrics: MetricCollection, loss_name: str) -> None:
+        images, labels = batch
+        logits = self(images)
+        metrics.update(logits, labels)
+        self.log(loss_name, F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
+        self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(labels))
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Class (1, B) and its probability (B,)."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        probability, predicted = self(images).float().softmax(-1).max(-1)
+        return {"predicted": predicted.unsqueeze(0), "probability": probability}
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer without weight decay on thresholds, and the schedule."""
+        thresholds = [m.threshold for m in self.network.modules() if isinstance(m, QCFS)]
+        known = {id(p) for p in thresholds}
+        others = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if thresholds:
+            groups.append({"params": thresholds, "weight_decay": 0.0})
+        optimizer = self.optimizer(groups)
+        if self.lr_scheduler is None:
+            return optimizer
+        announce_length(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = self.lr_scheduler(optimizer)
+        interval = "step" if isinstance(schedule, Cosine | OneCycle | OneCycleLR) else "epoch"
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+
+
+def network_of(module: LightningModule, attribute: str = "network") -> nn.Module:
+    """The ANN inside a LightningModule.
+
+    Raises:
+        AttributeError: It has no such attribute.
+    """
+    network = getattr(module, attribute, None)
+    if not isinstance(network, nn.Module):
+        raise AttributeError(f"{type(module).__name__} has no network in its attribute {attribute!r}; name it.")
+    return network
