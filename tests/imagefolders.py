@@ -10,8 +10,10 @@ from sklearn.datasets import load_digits, load_sample_images
 CLASSES = ("china", "flower")
 
 
-def write_folder(folder: Path, per_class: int, *, size: int = 32, classes: tuple[str, ...] = CLASSES, start: int = 0) -> Path:
-    """Write `per_class` crops of scikit-learn's two photographs to `folder/<class>/<number>.png`, and return the folder.
+def write_folder(
+    folder: Path, per_class: int, *, size: int = 32, classes: tuple[str, ...] = CLASSES, start: int = 0
+) -> Path:
+    """Write crops of scikit-learn's two photographs to `folder/<class>/<number>.png`, and return the folder.
 
     `start` is the number of the first crop: other numbers are other crops, for disjoint splits.
     """

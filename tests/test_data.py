@@ -1,4 +1,6 @@
+import json
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -12,6 +14,12 @@ from ftbc_pl.data import DigitsData, ImageData
 from ftbc_pl.data.base import hold_out
 from ftbc_pl.data.batches import evaluation_batches, random_shift
 from ftbc_pl.models import create_network
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",  # a few dozen images need none
+    "ignore:.*isinstance.treespec, LeafSpec:FutureWarning",  # Lightning's own
+)
 
 
 def image_data(root, **kwargs):
@@ -38,10 +46,14 @@ def tars(tmp_path_factory):
 
 @pytest.mark.parametrize("source", ["digits", "folder"])
 def test_roles_are_disjoint_and_complete(folders, source):
-    data = DigitsData(shift=0, pin_memory=False) if source == "digits" else image_data(folders, random_crop="none", hflip=0.0)
+    data = (
+        DigitsData(shift=0, pin_memory=False)
+        if source == "digits"
+        else image_data(folders, random_crop="none", hflip=0.0)
+    )
     roles = [data.images("train"), data.images("val"), data.images("test")]
     sets = [rows([images.__getitems__(range(len(images)))]) for images in roles]
-    assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+    assert all(one.isdisjoint(other) for one, other in combinations(sets, 2))
     assert sum(map(len, roles)) == (1797 if source == "digits" else 52)
     assert sets[0] == rows([data.images("calibration").__getitems__(range(len(roles[0])))])
 
@@ -67,10 +79,13 @@ def test_held_out_images_are_stratified_and_fixed():
     kept, held_out = hold_out(labels, 0.1, seed=3)
     assert torch.equal(torch.bincount(labels[held_out]), torch.full((10,), 5))
     assert torch.equal(torch.cat([kept, held_out]).sort().values, torch.arange(500))
-    assert all(torch.equal(one, other) for one, other in zip((kept, held_out), hold_out(labels, 50, seed=3), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip((kept, held_out), hold_out(labels, 50, seed=3), strict=True)
+    )
     assert not torch.equal(held_out, hold_out(labels, 0.1, seed=4)[1])
     assert len(hold_out(labels, 0, seed=3)[1]) == 0
-    for amount in (-1, 500, 1.0, 1.5):
+    assert len(hold_out(labels, 50.0, seed=3)[1]) == 50
+    for amount in (-1, 500, 1.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="val_split"):
             hold_out(labels, amount, seed=3)
     with pytest.raises(ValueError, match="every class in both parts"):
@@ -97,7 +112,11 @@ def test_own_validation_split(tmp_path):
 def test_tar_equals_folder(folders, tars, workers, cache):
     batches = [
         list(image_data(folders, cache=cache).test_dataloader()),
-        list(image_data(tars, train_split="train.tar", test_split="test.tar", cache=cache, num_workers=workers).test_dataloader()),
+        list(
+            image_data(
+                tars, train_split="train.tar", test_split="test.tar", cache=cache, num_workers=workers
+            ).test_dataloader()
+        ),
     ]
     for (one, labels), (other, same_labels) in zip(*batches, strict=True):
         assert torch.equal(one, other)
@@ -111,7 +130,9 @@ def test_evaluation_images_are_exact(folders):
     expected = (pixels - np.array([0.5, 0.4, 0.3])) / np.array([0.1, 0.2, 0.3])
     np.testing.assert_allclose(images[0].permute(1, 2, 0), expected, atol=1e-5)
     assert labels[0] == 0
-    uncached, _ = next(iter(image_data(folders, mean=[0.5, 0.4, 0.3], std=[0.1, 0.2, 0.3], cache=False).test_dataloader()))
+    uncached, _ = next(
+        iter(image_data(folders, mean=[0.5, 0.4, 0.3], std=[0.1, 0.2, 0.3], cache=False).test_dataloader())
+    )
     torch.testing.assert_close(images, uncached)
 
 
@@ -216,12 +237,17 @@ class Probe(LightningModule):
 @pytest.fixture
 def trainer(tmp_path):
     return Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=tmp_path, log_every_n_steps=1,
-    )  # fmt: skip
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        log_every_n_steps=1,
+    )
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # two images a second need none
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_mixing_gives_soft_targets_while_training_only(folders, trainer, mixup, cutmix):
     probe = Probe(create_network("cifar_resnet20", num_classes=2))
@@ -234,7 +260,6 @@ def test_mixing_gives_soft_targets_while_training_only(folders, trainer, mixup, 
     assert torch.equal(labels, data.images("test").labels)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # two images a second need none
 def test_settings_come_from_the_network_unless_given(folders, trainer):
     network = create_network("vit_tiny_patch16_224", num_classes=2, input_size=48)
     data = image_data(folders, input_size=None, std=[0.1, 0.2, 0.3])
@@ -297,7 +322,7 @@ def test_missing_data(folders, tmp_path):
 def test_corrupt_image_is_named(tmp_path, cache, archive):
     write_splits(tmp_path)
     path = tmp_path / "test" / CLASSES[1] / "0022.png"
-    path.write_bytes(path.read_bytes()[:1000])
+    path.write_bytes(path.read_bytes()[:500])
     if archive:
         pack(tmp_path / "test")
     data = image_data(tmp_path, test_split="test.tar" if archive else "test", cache=cache)
@@ -328,3 +353,44 @@ def test_download_and_pickled_torchvision_sets(tmp_path):
     assert images.shape == (20, 1, 32, 32)
     assert labels.tolist() == [number % 10 for number in range(20)]
     assert math.isfinite(images.sum())
+
+
+def test_workers_do_not_share_an_open_archive(tars):
+    data = image_data(tars, cache=False, num_workers=2, eval_batch_size=1)
+    images = data.images("test")
+    expected = [images[index][0] for index in range(len(images))]  # opens the archive before the workers are forked
+    for _ in range(3):
+        for (image, _), same in zip(data.test_dataloader(), expected, strict=True):
+            assert torch.equal(image[0], same)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its shards open
+def test_webdataset(folders, tmp_path):
+    """Streams are read into memory, with the same roles as any other data set."""
+    webdataset = pytest.importorskip("webdataset")
+    splits = {}
+    for split, count in (("train", 20), ("test", 6)):
+        with webdataset.TarWriter(str(tmp_path / f"{split}.tar")) as writer:
+            for path in sorted((folders / split).glob("*/*.png")):
+                writer.write(
+                    {
+                        "__key__": f"{path.parent.name}{path.stem}",
+                        "png": path.read_bytes(),
+                        "cls": CLASSES.index(path.parent.name),
+                    }
+                )
+        splits[split] = {
+            "name": split,
+            "filenames": [f"{split}.tar"],
+            "shard_lengths": [2 * count],
+            "num_samples": 2 * count,
+        }
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    data = image_data(tmp_path, name="wds/photographs", num_classes=2)
+    same = image_data(folders)
+    for role in ("calibration", "val", "test"):
+        everything = range(len(data.images(role)))
+        for tensor, expected in zip(*(d.images(role).__getitems__(everything) for d in (data, same)), strict=True):
+            assert torch.equal(tensor, expected)
+    with pytest.raises(ValueError, match=r"data\.num_classes to be given"):
+        image_data(tmp_path, name="wds/photographs").num_classes  # noqa: B018  the property reads

@@ -18,7 +18,12 @@ def count_relu_calls(network, images):
 
 @pytest.mark.parametrize(
     ("name", "sites", "parameters"),
-    [("cifar_resnet20", 19, 272_474), ("cifar_resnet56", 55, 855_770), ("cifar_resnet110", 109, 1_730_714), ("cifar_vgg16", 15, 33_642_442)],
+    [
+        ("cifar_resnet20", 19, 272_474),
+        ("cifar_resnet56", 55, 855_770),
+        ("cifar_resnet110", 109, 1_730_714),
+        ("cifar_vgg16", 15, 33_642_442),
+    ],
 )
 def test_cifar_networks_call_each_relu_once(name, sites, parameters):
     network = timm.create_model(name)
@@ -79,7 +84,9 @@ def test_weights_from_a_file(tmp_path, kind):
     elif kind == "without counters":
         torch.save({key: value for key, value in state.items() if "num_batches" not in key}, path)
     elif kind == "timm":
-        torch.save({"arch": "cifar_resnet20", "state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+        torch.save(
+            {"arch": "cifar_resnet20", "state_dict": {f"module.{key}": value for key, value in state.items()}}, path
+        )
     else:
         prefix = "network._orig_mod." if kind == "compiled" else "network."
         state = {prefix + key: value for key, value in state.items()} | {"loss.weight": torch.ones(10)}
@@ -92,7 +99,9 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file(randomised(num_classes=7).state_dict(), path)
     network = create_network("cifar_resnet20")
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    with pytest.raises(ValueError, match=r"2 differing shapes \(fc.weight: network \(10, 64\), file \(7, 64\); fc.bias"):
+    with pytest.raises(
+        ValueError, match=r"2 differing shapes \(fc.weight: network \(10, 64\), file \(7, 64\); fc.bias"
+    ):
         load_weights(network, path)
     with pytest.raises(ValueError, match=r"missing keys \(.*; …\), \d+ unexpected keys \(.*; …\)") as error:
         create_network("cifar_vgg16", weights=path)

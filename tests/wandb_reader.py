@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +31,10 @@ class OfflineRun:
 
 
 def read_offline_run(folder: Path) -> OfflineRun:
-    """The one run found below `folder`."""
+    """The one run found below `folder`, which must have been finished."""
     (path,) = folder.glob("**/run-*.wandb")
     run = OfflineRun()
-    for record in _records(path.read_bytes()):
+    for record in _finished(path):
         match record.WhichOneof("record_type"):
             case "run":
                 run.config |= _decode(record.run.config.update)
@@ -53,11 +54,24 @@ def read_offline_run(folder: Path) -> OfflineRun:
     return run
 
 
+def _finished(path: Path) -> list[pb.Record]:
+    # W&B's service process may still be writing when `wandb.finish()` returns; its last record is always "exit".
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        records = list(_records(path.read_bytes()))
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.05)
+    raise TimeoutError(f"{path} has no exit record: was the run finished?")
+
+
 def _decode(items: Any) -> dict[str, Any]:
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
 def _records(content: bytes) -> Iterator[pb.Record]:
+    if len(content) < FILE_HEADER.size:
+        return
     magic, _, _ = FILE_HEADER.unpack_from(content)
     assert magic == b":W&B", magic
     position, parts = FILE_HEADER.size, []
@@ -66,8 +80,12 @@ def _records(content: bytes) -> Iterator[pb.Record]:
         if left < CHUNK_HEADER.size:  # what is too small for a header is padding
             position += left
             continue
+        if position + CHUNK_HEADER.size > len(content):
+            return
         _, size, kind = CHUNK_HEADER.unpack_from(content, position)
         position += CHUNK_HEADER.size
+        if position + size > len(content):
+            return
         parts.append(content[position : position + size])
         position += size
         if kind in (FULL, LAST):

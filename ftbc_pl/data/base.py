@@ -18,7 +18,7 @@ Role = Literal["train", "calibration", "val", "test"]
 __all__ = ["ClassificationData", "Role", "hold_out"]
 
 
-def hold_out(labels: Tensor, amount: float | int, seed: int) -> tuple[Tensor, Tensor]:
+def hold_out(labels: Tensor, amount: int | float, seed: int) -> tuple[Tensor, Tensor]:
     """Split images into those to keep and those to hold out, with the same mixture of classes in both.
 
     Args:
@@ -32,7 +32,7 @@ def hold_out(labels: Tensor, amount: float | int, seed: int) -> tuple[Tensor, Te
     Raises:
         ValueError: `amount` is out of range, or too small or too large to hold out some of each class and keep some.
     """
-    if not 0 <= amount < (1 if 0 < amount % 1 else len(labels)):
+    if not 0 <= amount < (1 if amount % 1 > 0 else len(labels)):
         raise ValueError(
             f"expected val_split as a fraction in 0..1 or a number below {len(labels)} images, got {amount}"
         )
@@ -83,7 +83,7 @@ class ClassificationData(LightningDataModule, ABC):
         num_workers: int | None = None,
         pin_memory: bool | None = None,
         seed: int = 0,
-        val_split: float | int = 0.1,
+        val_split: int | float = 0.1,
     ) -> None:
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -161,8 +161,8 @@ class ClassificationData(LightningDataModule, ABC):
             )
         if batch_size * num_batches > len(images):
             raise ValueError(
-                f"expected a calibration set no larger than the {len(images)} training images that are not held out, got "
-                f"{num_batches} batches of {batch_size} = {batch_size * num_batches} images; "
+                f"expected a calibration set no larger than the {len(images)} training images that are not held out, "
+                f"got {num_batches} batches of {batch_size} = {batch_size * num_batches} images; "
                 f"lower ftbc.batch_size or ftbc.num_batches"
             )
         if batch_size < world_size:
@@ -185,7 +185,7 @@ class ClassificationData(LightningDataModule, ABC):
             own, batch_size=None, sampler=DistributedSampler(own, num_replicas=1, rank=0, shuffle=False)
         )
 
-    def _loader(self, images: Images | Batches, **kwargs: Any) -> DataLoader[Batch]:  # noqa: ANN401  of DataLoader
+    def _loader(self, images: Images | Batches, **kwargs: Any) -> DataLoader[Batch]:
         source = images.images if isinstance(images, Batches) else images
         # a batch of images in memory is cut out faster than a worker could hand it over
         automatic = 0 if isinstance(source, TensorImages) else min(os.cpu_count() or 1, 8)

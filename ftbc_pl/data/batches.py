@@ -124,6 +124,6 @@ def evaluation_batches(count: int, batch_size: int, rank: int, world_size: int) 
     return [part.tolist() for part in own.tensor_split(number)]
 
 
-def keep(batch: Any) -> Any:  # noqa: ANN401  a loader's collate_fn
+def keep(batch: Any) -> Any:
     """Return the batch as it is: `__getitems__` has already put it together."""
     return batch

@@ -42,7 +42,7 @@ class DigitsData(ClassificationData):
         num_workers: int = 0,
         pin_memory: bool | None = None,
         seed: int = 0,
-        val_split: float | int = 0.1,
+        val_split: int | float = 0.1,
         shift: int = 1,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, val_split)

@@ -81,7 +81,7 @@ class ImageData(ClassificationData):
         train_split: str = "train",
         test_split: str = "test",
         val_split_name: str | None = None,
-        val_split: float | int = 0.1,
+        val_split: int | float = 0.1,
         num_classes: int | None = None,
         download: bool = False,
         batch_size: int = 128,
@@ -139,7 +139,7 @@ class ImageData(ClassificationData):
             self._memory.clear()
 
     def resolve_from(self, network: nn.Module) -> None:
-        """Take size, mean, standard deviation, resampling and crop from the network's timm configuration, unless given."""
+        """Take what isn't given (size, mean, std, resampling, crop) from the network's timm configuration."""
         config = getattr(network, "pretrained_cfg", None)
         if config:
             self._resolve(dict(config))
@@ -222,7 +222,8 @@ class ImageData(ClassificationData):
         if augmentation.padding is None:
             if self.cache:
                 raise ValueError(
-                    "data.cache keeps images at input size, too small for random_crop: resize; set cache to false, or crop to pad"
+                    "data.cache keeps images at input size, too small for random_crop: resize; "
+                    "set data.cache to false, or data.random_crop to pad"
                 )
             return None
         small = max(self.input_size[1:]) <= SMALL and len(source) * torch.Size(self.input_size).numel() <= CACHE_BYTES
@@ -240,8 +241,8 @@ class ImageData(ClassificationData):
             size = len(stream) * torch.Size(self.input_size).numel()
             if size > CACHE_BYTES and not self.cache:
                 raise ValueError(
-                    f"{self.dataset} can only be read from beginning to end, so its images are kept in memory, "
-                    f"{size / 2**30:.1f} GiB for split {split}; set data.cache to true to do so, or unpack it to class folders"
+                    f"{self.dataset} can only be read from beginning to end, so they are kept in memory, "
+                    f"{size / 2**30:.1f} GiB for split {split}; set data.cache to true to do so, or unpack it"
                 )
             self._memory[split] = decode_all(stream, len(stream), self.geometry, f"{self.dataset} {split}")
         return self._memory[split]

@@ -18,7 +18,7 @@ CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/mnist": 10, "torch
 __all__ = ["CLASSES", "STREAMS", "Source", "open_source", "open_stream", "same_classes"]
 
 
-def open_source(name: str, root: str, split: str, mode: str, **options: Any) -> "Source":  # noqa: ANN401  of create_dataset
+def open_source(name: str, root: str, split: str, mode: str, **options: Any) -> "Source":
     """Open one split of a data set through `timm.data.create_dataset`.
 
     Args:
@@ -44,12 +44,12 @@ def open_source(name: str, root: str, split: str, mode: str, **options: Any) -> 
         if "Unknown torchvision dataset" in str(error):
             raise ValueError(f"expected data.name to be one that timm's create_dataset knows, got {name!r}") from error
         raise FileNotFoundError(
-            f"expected the images of {name or 'a folder of classes'}, split {split}, in {root}: {error}; correct data.root, "
-            f"or set data.download to true for data sets that can be downloaded"
+            f"expected the images of {name or 'a folder of classes'}, split {split}, in {root}: {error}; "
+            f"correct data.root, or set data.download to true for data sets that can be downloaded"
         ) from error
 
 
-def open_stream(name: str, root: str, split: str, mode: str) -> Any:  # noqa: ANN401  timm's IterableImageDataset
+def open_stream(name: str, root: str, split: str, mode: str) -> Any:
     """Open a data set that can only be read from beginning to end, such as `wds/…`; every process reads all of it.
 
     Raises:
@@ -83,7 +83,7 @@ def _folder(root: Path, split: str) -> Path:
 class Source:
     """One split: `labels` `(N,)`, the names of the classes where they are known, and the images by index."""
 
-    def __init__(self, dataset: Any, mode: str, title: str) -> None:  # noqa: ANN401  timm's or torchvision's data set
+    def __init__(self, dataset: Any, mode: str, title: str) -> None:
         self.dataset, self.mode, self.title = dataset, mode, title
         reader = getattr(dataset, "reader", None)
         self.reader = reader
@@ -132,7 +132,7 @@ class Source:
 _CLASS_NAMES = ("class_to_idx", "class_name_to_idx")
 
 
-def _labels(reader: Any, dataset: Any) -> Any:  # noqa: ANN401
+def _labels(reader: Any, dataset: Any) -> Any:
     if reader is None:
         return dataset.targets
     if hasattr(reader, "targets"):
@@ -142,7 +142,7 @@ def _labels(reader: Any, dataset: Any) -> Any:  # noqa: ANN401
     return [label for _, label in reader.samples]
 
 
-def _close_archives(reader: Any) -> None:  # noqa: ANN401
+def _close_archives(reader: Any) -> None:
     states = getattr(reader, "tar_state", None)
     for state in states.values() if isinstance(states, dict) else [states] if states else []:
         for part in (*state.children.values(), state):

@@ -22,7 +22,7 @@ def create_network(
     weights: str | Path | None = None,
     pooling: Literal["max", "avg"] | None = None,
     input_size: int | None = None,
-    **kwargs: Any,  # noqa: ANN401  handed on to timm
+    **kwargs: Any,
 ) -> nn.Module:
     """Create the network that timm, or this package, knows by `name`.
 
@@ -68,5 +68,5 @@ def create_network(
     # Lets a saved network be rebuilt without its weights.
     arguments = {"num_classes": num_classes, "in_chans": in_chans, "pooling": pooling, "input_size": input_size}
     given.pop("pretrained_cfg_overlay", None)
-    network.recipe = {"name": name} | arguments | given
+    network.recipe = {"name": name} | arguments | given  # type: ignore[assignment]  # modules hold what they are given
     return network if weights is None else load_weights(network, weights)

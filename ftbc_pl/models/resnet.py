@@ -16,7 +16,7 @@ CIFAR_STD = (0.2470, 0.2435, 0.2616)
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "CifarResNet", "cifar_cfg", "init_weights"]
 
 
-def cifar_cfg(**overrides: Any) -> dict[str, Any]:  # noqa: ANN401  timm's configuration is a dictionary of mixed values
+def cifar_cfg(**overrides: Any) -> dict[str, Any]:
     """Return timm's description of a network for 32×32 images: input size, normalisation, first and last layer."""
     cfg = {
         "input_size": (3, 32, 32),
@@ -128,23 +128,23 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, blocks: int, pretrained: bool, **kwargs: Any) -> CifarResNet:  # noqa: ANN401
+def _create(variant: str, blocks: int, pretrained: bool, **kwargs: Any) -> CifarResNet:
     return build_model_with_cfg(CifarResNet, variant, pretrained, blocks=blocks, **kwargs)
 
 
 @register_model
-def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:  # noqa: ANN401
+def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Build ResNet-20 for 32×32 images: 19 ReLUs, 0.27 million parameters."""
     return _create("cifar_resnet20", 3, pretrained, **kwargs)
 
 
 @register_model
-def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:  # noqa: ANN401
+def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Build ResNet-56 for 32×32 images: 55 ReLUs, 0.86 million parameters."""
     return _create("cifar_resnet56", 9, pretrained, **kwargs)
 
 
 @register_model
-def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarResNet:  # noqa: ANN401
+def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """Build ResNet-110 for 32×32 images: 109 ReLUs, 1.7 million parameters."""
     return _create("cifar_resnet110", 18, pretrained, **kwargs)

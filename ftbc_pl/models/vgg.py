@@ -96,6 +96,6 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def cifar_vgg16(pretrained: bool = False, **kwargs: Any) -> CifarVGG:  # noqa: ANN401  timm's signature
+def cifar_vgg16(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
     """Build VGG-16 with batch normalisation for 32×32 images: 15 ReLUs, 34 million parameters."""
     return build_model_with_cfg(CifarVGG, "cifar_vgg16", pretrained, **kwargs)

@@ -40,7 +40,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return _state_dict(content, path)
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:  # noqa: ANN401  whatever the file holds
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict):
         for key in ("state_dict", "model"):
             if isinstance(content.get(key), dict):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 STEP_KEY = "snn/T"
 ARTIFACT_NAME = "snn"
-ARTIFACT_FILES = ("snn.safetensors", "snn.json", RESULTS_FILE, REPORT_FILE)
+NETWORK_FILE = "snn.safetensors"
+ARTIFACT_FILES = (NETWORK_FILE, "snn.json", RESULTS_FILE, REPORT_FILE)
 
 
 def curve_rows(results: RunResults) -> list[dict[str, float]]:
@@ -50,10 +51,13 @@ def summary_metrics(results: RunResults) -> dict[str, float]:
 
 def wandb_log(run: "Run", results: RunResults) -> None:
     """Log the curve against its own x-axis `snn/T`, and the summary keys."""
-    # WandbLogger ties "*" to the training step; this more special rule takes precedence for our keys.
+    rows = curve_rows(results)
     run.define_metric(STEP_KEY)
-    run.define_metric("snn/*", step_metric=STEP_KEY)
-    for row in curve_rows(results):
+    # Each key by its full name: WandbLogger ties "*" to the training step, and among globs that match ("snn/*" would)
+    # W&B takes any, while a full name always wins.
+    for key in rows[0].keys() - {STEP_KEY}:
+        run.define_metric(key, step_metric=STEP_KEY)
+    for row in rows:
         run.log(row)
     run.summary.update(summary_metrics(results))
 
@@ -89,6 +93,8 @@ def log_curve(logger: Logger, results: RunResults) -> None:
 def log_results(loggers: Iterable[Logger], results: RunResults, folder: str | os.PathLike[str]) -> None:
     """Log curve and summary keys to every logger, and to W&B also the artifact; process 0 only, no-op in others.
 
+    There is no artifact where the run made no network, as when one that was saved earlier is measured again.
+
     Args:
         loggers: `trainer.loggers`.
         results: what the run measured.
@@ -97,6 +103,7 @@ def log_results(loggers: Iterable[Logger], results: RunResults, folder: str | os
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             wandb_log(logger.experiment, results)
-            log_artifact(logger.experiment, folder)
+            if (Path(folder) / NETWORK_FILE).is_file():
+                log_artifact(logger.experiment, folder)
         else:
             log_curve(logger, results)
