@@ -206,7 +206,9 @@ class FTBCCLI(LightningCLI):
         """Add the sections that Lightning doesn't know."""
         parser.add_lightning_class_args(callbacks.FTBC, "ftbc")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.monitor": "val/accuracy", "checkpoint.mode": "max", "checkpoint.save_last": True})
+        parser.set_defaults(
+            {"checkpoint.monitor": "val/accuracy", "checkpoint.mode": "max", "checkpoint.save_last": True}
+        )
         parser.add_argument(
             "--optimizer",
             type=OptimizerCallable,
@@ -262,19 +264,20 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Arguments; left out: those of the process.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
-    arguments = [_shipped_config(a, previous) for previous, a in _pairs(sys.argv[1:] if args is None else list(args))]
+    given = sys.argv[1:] if args is None else list(args)
+    arguments = [_shipped_config(a, before) for before, a in zip(["", *given], given, strict=False)]
     try:
-        FTBCCLI(
-            ImageClassifier,
-            ClassificationData,
-            trainer_class=FTBCTrainer,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=None,
-            parser_kwargs={"prog": "ftbc-pl", "description": DESCRIPTION},
-            args=arguments,
-        )
+        with _arguments(arguments):
+            FTBCCLI(
+                ImageClassifier,
+                ClassificationData,
+                trainer_class=FTBCTrainer,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                save_config_callback=None,
+                parser_kwargs={"prog": "ftbc-pl", "description": DESCRIPTION},
+            )
     except (ValueError, OSError, TypeError, RuntimeError, AttributeError) as error:
         if os.environ.get("FTBC_DEBUG"):
             raise
@@ -282,8 +285,14 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from error
 
 
-def _pairs(arguments: list[str]) -> Iterator[tuple[str, str]]:
-    yield from zip(["", *arguments], arguments, strict=False)
+@contextmanager
+def _arguments(arguments: list[str]) -> Iterator[None]:
+    """Let these be the arguments of the process: LightningCLI warns of arguments that are handed to it."""
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def _shipped_config(argument: str, previous: str) -> str:

@@ -39,7 +39,7 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:  # noqa: ANN401 - whatever json can write
+def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
     """Write `obj` as indented JSON to `path`, whole or not at all.
 
     Raises:

@@ -1,5 +1,6 @@
 """Modules: the trainable activations and the two kinds of site of a spiking network. State and buffers only; the
-dynamics are in :mod:`ftbc_pl.functional`."""
+dynamics are in :mod:`ftbc_pl.functional`.
+"""
 
 from collections.abc import Callable
 

@@ -15,7 +15,6 @@ from ftbc_pl.data.base import hold_out
 from ftbc_pl.data.batches import evaluation_batches, random_shift
 from ftbc_pl.models import create_network
 
-
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # a few dozen images need none
     "ignore:.*isinstance.treespec, LeafSpec:FutureWarning",  # Lightning's own

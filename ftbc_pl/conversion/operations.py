@@ -118,9 +118,7 @@ def _is_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         return bound(1, "min_val") == 0
     if name in {"clamp", "clip", "clamp_min"}:
         lower, upper = bound(1, "min"), bound(2, "max") if name != "clamp_min" else None
-        return (
-            isinstance(lower, int | float) and lower == 0 and (upper is None or isinstance(upper, int | float))
-        )
+        return isinstance(lower, int | float) and lower == 0 and (upper is None or isinstance(upper, int | float))
     return name == "threshold" and bound(1, "threshold") == 0 and bound(2, "value") == 0
 
 

@@ -23,7 +23,7 @@ def hold_out(labels: Tensor, amount: int | float, seed: int) -> tuple[Tensor, Te
 
     Args:
         labels: Classes `(N,)`.
-        amount: Fraction (a `float` below 1) or number (an `int`) of images to hold out; 0 holds out none.
+        amount: Fraction (below 1) or number (from 1) of images to hold out; 0 holds out none.
         seed: The same seed gives the same split, in every process and on every machine.
 
     Returns:

@@ -33,9 +33,7 @@ class SpikingClassifier(LightningModule):
 
     snn: SpikingNetwork
 
-    def __init__(
-        self, snn: SpikingNetwork | None, calibrated: bool = True, num_steps: int | None = None
-    ) -> None:
+    def __init__(self, snn: SpikingNetwork | None, calibrated: bool = True, num_steps: int | None = None) -> None:
         """Create the module.
 
         Args:
@@ -86,7 +84,9 @@ class SpikingClassifier(LightningModule):
         images = int(total.item() if isinstance(total, Tensor) else total)
         self.accuracies = Accuracies(ann, uncalibrated, calibrated, images)
         self.log("ann/accuracy", ann, prog_bar=True, logger=False, rank_zero_only=True)
-        self.log("snn/final_accuracy", (calibrated or uncalibrated)[-1], prog_bar=True, logger=False, rank_zero_only=True)
+        self.log(
+            "snn/final_accuracy", (calibrated or uncalibrated)[-1], prog_bar=True, logger=False, rank_zero_only=True
+        )
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

@@ -1,5 +1,6 @@
 """Quantisation-clip-floor-shift activation (Bu et al., "Optimal ANN-SNN conversion for high-accuracy and
-ultra-low-latency spiking neural networks", ICLR 2022, eq. 15)."""
+ultra-low-latency spiking neural networks", ICLR 2022, eq. 15).
+"""
 
 from typing import Any
 

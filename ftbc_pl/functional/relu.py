@@ -1,5 +1,6 @@
 """ReLU with an upper bound, the training activation of RTS (Deng & Gu, "Optimal conversion of conventional artificial
-neural networks to spiking neural networks", ICLR 2021, eq. 8)."""
+neural networks to spiking neural networks", ICLR 2021, eq. 8).
+"""
 
 import torch
 from torch import Tensor

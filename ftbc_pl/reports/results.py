@@ -171,7 +171,7 @@ def read_results_json(path: str | os.PathLike[str]) -> RunResults:
         raise ValueError(f"{path}: {error}") from error
 
 
-def to_plain(value: Any) -> Any:  # noqa: ANN401 - any setting goes in, any JSON value comes out
+def to_plain(value: Any) -> Any:
     """`value` in what JSON and YAML can hold: a setting of any other type becomes its text."""
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}

@@ -1,0 +1,132 @@
+"""The command line with FTBC switched off: training and evaluating the ANN."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import FEW_DIGITS
+
+from ftbc_pl.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def checkpoint(folder, name="last.ckpt"):
+    (path,) = folder.rglob(name)
+    return path
+
+
+def error_of(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+
+
+class TestFit:
+    def test_it_logs_and_keeps_the_best_and_the_last_checkpoint(self, fit_digits):
+        folder = fit_digits()
+        metrics = pd.concat(pd.read_csv(path) for path in folder.rglob("metrics.csv"))
+        assert {"train/loss", "val/loss", "val/accuracy", "val/top5"} <= set(metrics.columns)
+        assert len(list(folder.rglob("*.ckpt"))) == 2
+        assert torch.load(checkpoint(folder), weights_only=True)["global_step"] == 3
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--optimizer=AdamW", "--optimizer.lr=0.001"],
+            ["--lr_scheduler=ftbc_pl.schedules.OneCycle", "--lr_scheduler.max_lr=0.2"],
+            ["--lr_scheduler=StepLR", "--lr_scheduler.step_size=1"],
+            ["--lr_scheduler=null"],
+            ["--model.activation=rts", "--model.label_smoothing=0.1"],
+            ["--model.channels_last=true", "--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1"],
+            ["--trainer.callbacks=EMAWeightAveraging"],
+        ],
+        ids=lambda arguments: arguments[0].removeprefix("--"),
+    )
+    def test_it_trains_with(self, fit_digits, arguments):
+        assert checkpoint(fit_digits(*arguments))
+
+    def test_it_resumes(self, fit_digits):
+        first = checkpoint(fit_digits())
+        fit_digits(f"--ckpt_path={first}", "--trainer.max_epochs=2")
+        steps = {torch.load(p, weights_only=True)["global_step"] for p in first.parents[3].rglob("last*.ckpt")}
+        assert steps == {3, 6}
+
+    def test_the_same_seed_gives_the_same_weights(self, fit_digits):
+        states = []
+        for run in ("a", "b"):
+            fit_digits(f"--checkpoint.dirpath={run}")
+            states.append(torch.load(f"{run}/last.ckpt", weights_only=True)["state_dict"])
+        assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+    def test_a_shipped_config_is_found_by_its_name(self, fit_digits, capsys):
+        with pytest.raises(SystemExit) as stop:
+            fit_digits("--config=quickstart.yaml", "--print_config")
+        assert stop.value.code == 0
+        assert "num_steps: 8" in capsys.readouterr().out
+
+
+class TestEvaluation:
+    def test_validate_and_test_take_a_checkpoint(self, fit_digits, capsys):
+        path = checkpoint(fit_digits())
+        options = [a for a in FEW_DIGITS if "max_epochs" not in a]
+        main(["validate", *options, f"--ckpt_path={path}"])
+        main(["test", *options, f"--ckpt_path={path}", "--trainer.limit_test_batches=1"])
+        shown = capsys.readouterr().out
+        assert "val/accuracy" in shown
+        assert "test/accuracy" in shown
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            (["--modell.levels=4"], 2, "modell"),
+            (["--model.levels=four"], 2, "four"),
+            (["--model.network=cifar_resnet21"], 1, r"got 'cifar_resnet21'; did you mean .*cifar_resnet20"),
+            (["--model.weights=absent.safetensors"], 1, "absent.safetensors"),
+            (["--data=ImageData", "--data.root=absent"], 1, "absent"),
+            (["--data.batch_size=0"], 1, "data.batch_size of at least 1, got 0"),
+            (["--optimizer.lr=1e30", "--trainer.max_epochs=3"], 1, "training loss is .*lower the learning rate"),
+        ],
+        ids=["key", "type", "network", "weights", "data", "batch size", "diverging"],
+    )
+    def test_each_ends_with_one_sentence(self, fit_digits, capsys, arguments, code, message):
+        with pytest.raises(SystemExit) as stop:
+            fit_digits(*arguments)
+        assert stop.value.code == code
+        (line,) = error_of(capsys)
+        assert re.search(message, line)
+
+    def test_there_is_no_traceback_unless_asked_for(self, fit_digits, monkeypatch):
+        monkeypatch.setenv("FTBC_DEBUG", "1")
+        with pytest.raises(FileNotFoundError):
+            fit_digits("--model.weights=absent.safetensors")
+
+
+def in_new_process(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ftbc_pl", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+def test_two_processes_train_to_the_same_weights(tmp_path):
+    done = in_new_process(
+        tmp_path, "fit", *FEW_DIGITS, "--trainer.devices=2", "--trainer.strategy=ddp", "--checkpoint.dirpath=kept"
+    )
+    assert done.returncode == 0, done.stderr
+    assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"]], ids=" ".join)
+def test_help_teaches(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    expected = ["fit", "calibrate", "predict"] if len(arguments) == 1 else ["--model.levels", "--ftbc.num_steps", "--optimizer"]
+    assert all(word in shown for word in expected)

@@ -1,0 +1,109 @@
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from report_results import make_results, make_uncalibrated_results
+
+from ftbc_pl.reports import SiteSummary, write_report_html
+from ftbc_pl.reports.html import report_html
+
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are nested, and collects texts and images."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.images, self.texts = [], [], [], {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+
+def test_the_page_shows_all_that_was_measured():
+    results = make_results(8)
+    page = Page(report_html(results))
+    assert page.texts["h2"] == [
+        "Accuracy at every timestep",
+        "Size of the temporal bias by layer and step",
+        "Firing rate by layer",
+        "Calibration",
+        "Sites (4)",
+        "Settings",
+    ]
+    assert yaml.safe_load(page.texts["pre"][0]) == results.settings
+    assert "torch 2.15.0" in page.texts["pre"][1]
+    assert [site.name for site in results.sites] == [t for t in page.texts["th"] if t.endswith((".act", "maxpool"))]
+    assert page.texts["b"] == ["90.6 %", "60.9 %", "35.9 %", "+25.0 points"]
+
+
+def test_every_figure_is_embedded_and_described():
+    page = Page(report_html(make_results(8)))
+    assert len(page.images) == 3
+    for image in page.images:
+        head, data = image["src"].split(",")
+        assert head == "data:image/svg+xml;base64"
+        assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
+        assert len(image["alt"]) > 40
+    assert "largest is 3 thresholds, at layer2.act, step 1" in page.images[1]["alt"]
+
+
+@pytest.mark.parametrize("results", [make_results(64, 100), make_uncalibrated_results()], ids=["large", "uncalibrated"])
+def test_nothing_is_loaded_from_elsewhere(results):
+    text = report_html(results)
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"(https?:)?//", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_text_from_outside_is_escaped():
+    evil = '"><script>alert(1)</script>&'
+    results = make_results(
+        2,
+        settings={"name": evil, evil: 1},
+        versions={evil: evil},
+        sites=[SiteSummary(evil, "spiking", [1], temporal_bias_rms=[1.0, 2.0], firing_rate=0.5)],
+        calibration={**make_results().calibration, "solver": evil, evil: evil},
+    )
+    page = Page(report_html(results))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert evil in page.texts["th"]
+
+
+def test_a_site_name_that_looks_like_mathematics_is_drawn_as_it_is():
+    sites = [SiteSummary(r"$\frac{$", "spiking", [1], temporal_bias_rms=[1.0, 2.0], firing_rate=0.5)]
+    assert len(Page(report_html(make_results(2, sites=sites))).images) == 3
+
+
+def test_a_run_without_calibration_says_so():
+    text = report_html(make_uncalibrated_results())
+    page = Page(text)
+    assert len(page.images) == 1
+    assert "Calibration is switched off" in text
+    assert "Calibration" not in page.texts["h2"]
+
+
+def test_the_same_results_give_the_same_page(tmp_path):
+    path = write_report_html(make_results(4), tmp_path)
+    assert path == Path(tmp_path) / "report.html"
+    assert path.read_text(encoding="utf-8") == report_html(make_results(4))

@@ -1,0 +1,90 @@
+import json
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_results import CALIBRATION, make_results, make_uncalibrated_results
+
+from ftbc_pl.reports import RunResults, SiteSummary, read_results_json, write_results_json
+from ftbc_pl.reports.results import to_plain
+
+
+def test_results_json_holds_what_others_rely_on(tmp_path):
+    path = write_results_json(make_results(2), tmp_path)
+    content = json.loads(path.read_text())
+    assert path == tmp_path / "results.json"
+    assert content["ann"] == {"accuracy": 0.90625}
+    assert content["num_steps"] == 2
+    assert content["accuracy"] == {"uncalibrated": [0.25, 0.265625], "calibrated": [0.5, 0.515625]}
+    assert content["calibration"] == CALIBRATION
+
+
+@pytest.mark.parametrize("results", [make_results(), make_results(1, 1), make_uncalibrated_results()])
+def test_results_come_back_as_they_were_written(tmp_path, results):
+    assert read_results_json(write_results_json(results, tmp_path)) == results
+
+
+def test_without_calibration_its_entries_are_null(tmp_path):
+    content = make_uncalibrated_results(2).to_json()
+    assert content["accuracy"] == {"uncalibrated": [0.25, 0.265625], "calibrated": None}
+    assert content["calibration"] is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=64), st.floats(0, 1))
+def test_any_accuracies_survive_to_the_bit(curve, ann):
+    results = make_results(len(curve), ann_accuracy=ann, accuracy_uncalibrated=curve, accuracy_calibrated=curve[::-1])
+    assert RunResults.from_json(json.loads(json.dumps(results.to_json()))) == results
+
+
+def test_accuracy_final_is_the_calibrated_one_where_there_is_one():
+    assert make_results(4).accuracy_final == 0.5 + 3 / 64
+    assert make_uncalibrated_results(4).accuracy_final == 0.25 + 3 / 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_steps": 0}, "num_steps of at least 1, got 0"),
+        ({"num_steps": 3}, "accuracy_uncalibrated to hold one number a step, 3, got 2"),
+        ({"accuracy_calibrated": [0.5]}, "accuracy_calibrated to hold one number a step, 2, got 1"),
+        ({"accuracy_calibrated": [0.5, 50.0]}, r"accuracy_calibrated in 0\.\.1, got 50\.0"),
+        ({"accuracy_uncalibrated": [0.5, float("nan")]}, r"accuracy_uncalibrated in 0\.\.1, got nan"),
+        ({"ann_accuracy": -0.1}, r"ann_accuracy in 0\.\.1, got -0\.1"),
+        ({"split": "train"}, "validation, test, got 'train'"),
+        ({"images": 0}, "at least one image"),
+        ({"calibration": None}, "both given or both None"),
+        ({"calibration": {"solver": "exact"}}, "granularity.*missing.*'seconds'"),
+        ({"sites": [SiteSummary("a", "smooth", [1])]}, "site 'a' to be one of spiking, rate-exact, got 'smooth'"),
+        ({"sites": [SiteSummary("a", "spiking", [1], firing_rate=1.5)]}, "firing rate of site 'a'"),
+        ({"sites": [SiteSummary("a", "spiking", [1], temporal_bias_rms=[0.1])]}, "site 'a' to hold one number a step"),
+        ({"sites": [SiteSummary("a", "spiking", [1], temporal_bias_rms=[0.1, -1])]}, "site 'a' finite and >= 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, message):
+    results = make_results(2)
+    with pytest.raises(ValueError, match=message):
+        replace(results, **changes)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"ann": {"accuracy": 1}}'])
+def test_a_foreign_file_is_named(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"results\.json: "):
+        read_results_json(path)
+
+
+def test_settings_of_any_type_can_be_written():
+    class Colour(Enum):
+        RED = "red"
+
+    settings = {1: (Path("a/b"), Colour.RED), "deep": {"infinite": float("inf"), "set": {2}, "no": None, "yes": True}}
+    plain = to_plain(settings)
+    assert plain == {
+        "1": ["a/b", "red"],
+        "deep": {"infinite": "inf", "set": [2], "no": None, "yes": True},
+    }
+    assert json.loads(json.dumps(make_results(settings=settings).to_json(), allow_nan=False))["settings"] == plain
