@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks
 from ftbc_pl.data import ClassificationData
@@ -278,10 +279,15 @@ def main(args: Sequence[str] | None = None) -> None:
                 save_config_callback=None,
                 parser_kwargs={"prog": "ftbc-pl", "description": DESCRIPTION},
             )
-    except (ValueError, OSError, TypeError, RuntimeError, AttributeError) as error:
+    except (ValueError, OSError, TypeError, RuntimeError, AttributeError, MisconfigurationException) as error:
         if os.environ.get("FTBC_DEBUG"):
             raise
-        print(f"ftbc-pl: error: {error}\n(FTBC_DEBUG=1 shows where it happened.)", file=sys.stderr)
+        # what a data module raises is wrapped by jsonargparse
+        wrapped = str(error).startswith("Does not validate against any of the Union subtypes")
+        print(
+            f"ftbc-pl: error: {wrapped and error.__cause__ or error}\n(FTBC_DEBUG=1 shows where it happened.)",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from error
 
 
@@ -299,7 +305,9 @@ def _shipped_config(argument: str, previous: str) -> str:
     """Replace the path of a config that is not there by the one that ships with the package."""
     prefix, _, path = argument.rpartition("=") if argument.startswith(("--config=", "-c=")) else ("", "", argument)
     if (prefix or previous in ("--config", "-c")) and not Path(path).exists():
-        shipped = Path(str(files("ftbc_pl"))) / "configs" / Path(path).name
-        if shipped.is_file():
-            return f"{prefix}={shipped}" if prefix else str(shipped)
+        package = Path(str(files("ftbc_pl")))
+        # in the wheel the configs lie in the package, in a checkout beside it
+        for shipped in (package / "configs" / Path(path).name, package.parent / "configs" / Path(path).name):
+            if shipped.is_file():
+                return f"{prefix}={shipped}" if prefix else str(shipped)
     return argument

@@ -61,7 +61,7 @@ class TestSchedule:
     def test_cosine_ends_at_zero_after_the_last_step(self, tmp_path):
         trainer = fit(ImageClassifier(in_chans=1, lr_scheduler=Cosine), tmp_path, max_epochs=2)
         assert trainer.global_step == 6
-        assert {group["lr"] for group in trainer.optimizers[0].param_groups} == {pytest.approx(0.0, abs=1e-9)}
+        assert all(abs(group["lr"]) < 1e-9 for group in trainer.optimizers[0].param_groups)
 
     def test_one_cycle_spans_the_training(self, tmp_path):
         trainer = fit(ImageClassifier(in_chans=1, lr_scheduler=OneCycle), tmp_path, max_epochs=2)
@@ -82,6 +82,7 @@ class TestSchedule:
 
 
 class TestLoss:
+    @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")  # there is nothing to validate here
     def test_soft_targets_of_certainty_train_like_class_indices(self, tmp_path):
         images, labels = torch.randn(6, 1, 8, 8), torch.arange(6)
         trained = []

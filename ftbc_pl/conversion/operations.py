@@ -126,8 +126,8 @@ def _is_training(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> b
     if name == "batch_norm":
         # torch.batch_norm and F.batch_norm agree on the position.
         return bool(kwargs.get("training", args[5] if len(args) > 5 else False))
-    default = True if name != "dropout" or "p" in kwargs else True
-    return bool(kwargs.get("training", args[2] if len(args) > 2 else default))
+    # The functional forms drop by default.
+    return bool(kwargs.get("training", args[2] if len(args) > 2 else True))
 
 
 def advice(name: str, kind: Kind) -> str:

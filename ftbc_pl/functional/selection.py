@@ -35,7 +35,7 @@ def largest(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Te
         cut = _from_key(candidate.clamp(lowest, highest), dtype)
         count = sum_over_processes((values >= per_channel(cut, ndim, channel_dim)).sum(others))
         key = torch.where(count > ranks, candidate, key)
-    value = _from_key(key, dtype)
+    value = _from_key(key.clamp(lowest, highest), dtype)
     above = values > per_channel(value, ndim, channel_dim)
     count = sum_over_processes(above.sum(others))
     next_larger = -maximum_over_processes(torch.where(above, -values, -torch.inf).amax(others))

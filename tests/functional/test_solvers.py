@@ -1,0 +1,113 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftbc_pl.functional.neuron import integrate_and_fire_
+from ftbc_pl.functional.selection import largest
+from ftbc_pl.functional.solvers import Target, exact_bias, heuristic_bias
+from ftbc_pl.functional.thresholds import histogram, mse_threshold, percentile_threshold
+from tests import reference
+
+
+@given(
+    st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=30),
+    st.data(),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_order_statistics(values, data, dtype):
+    rank = data.draw(st.integers(0, len(values) - 1))
+    value, before = largest(torch.tensor(values, dtype=dtype).unsqueeze(1), torch.tensor([rank]), 1)
+    assert value.item() == reference.order_statistic(values, rank)
+    assert before.item() == (reference.order_statistic(values, rank - 1) if rank else float("inf"))
+
+
+def test_order_statistics_of_channels_in_any_layout():
+    values = torch.randn(6, 5, 4, 3)
+    ranks = torch.tensor([0, 71, 3, 40, 11])
+    expected = values.movedim(1, 0).flatten(1).sort(1, descending=True).values.gather(1, ranks[:, None]).squeeze(1)
+    assert torch.equal(largest(values, ranks, 1)[0], expected)
+    last = values.movedim(1, -1).contiguous()
+    assert torch.equal(largest(last, ranks, 3)[0], expected)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
+    coarse=st.booleans(),
+    granularity=st.sampled_from(["channel", "layer"]),
+)
+def test_exact_meets_the_fraction_to_one_sample_and_ties(seed, scale, coarse, granularity):
+    generator = torch.Generator().manual_seed(seed)
+    membrane = torch.randn(20, 4, 3, generator=generator) * scale
+    if coarse:
+        membrane = (membrane * 2 / scale).round() * scale / 2
+    threshold = torch.rand(4, generator=generator) + 0.1
+    activation = torch.rand(20, 4, 3, generator=generator) * torch.tensor([0.0, 0.3, 1.0, 9.0]).view(1, 4, 1)
+    target = Target.of(activation, threshold, 1)
+    bias = exact_bias(membrane, target, threshold, 1, granularity)
+    excess = membrane + bias.view(1, 4, 1) - threshold.view(1, 4, 1)
+    assert bias.isfinite().all()
+    fired = membrane + bias.view(1, 4, 1) >= threshold.view(1, 4, 1)
+    groups = [(fired[:, c], excess[:, c], target.fraction[c].item()) for c in range(4)]
+    if granularity == "layer":
+        groups = [(fired, excess, target.fraction.mean().item())]
+    for fires, distance, fraction in groups:
+        tied = (distance.abs() <= 1e-5 * scale + 1e-6).sum().item()
+        assert abs(fires.sum().item() - fraction * fires.numel()) <= 1 + tied
+
+
+def test_exact_leaves_dead_and_saturated_channels_alone_that_are_right_already():
+    membrane = torch.tensor([[-1.0, 3.0], [0.2, 5.0]])
+    target = Target.of(torch.tensor([[0.0, 2.0], [0.0, 2.0]]), torch.ones(2), 1)
+    assert exact_bias(membrane, target, torch.ones(2), 1).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("layer", [False, True])
+def test_heuristic_equals_the_reference_step_by_step(layer):
+    generator = torch.Generator().manual_seed(0)
+    threshold = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    bias = torch.zeros(4, 3, dtype=torch.float64)
+    expected = bias.clone()
+    for _ in range(3):
+        currents = torch.randn(4, 16, 3, generator=generator, dtype=torch.float64)
+        activation = torch.rand(16, 3, generator=generator, dtype=torch.float64)
+        outputs, expected = reference.heuristic(currents, activation, threshold, 0.5, expected, 0.4, layer)
+        target = Target.of(activation, threshold, 1)
+        membrane = (0.5 * threshold).expand(16, 3).clone()
+        for t in range(4):
+            granularity = "layer" if layer else "channel"
+            args = (membrane + currents[t], bias[t], target, threshold, 1, 0.4, granularity)
+            bias[t] = heuristic_bias(*args)
+            spikes = integrate_and_fire_(
+                currents[t : t + 1], membrane, threshold, bias[t].view(1, 1, 3), torch.empty(1, 16, 3).double()
+            )
+            assert torch.equal(spikes[0], outputs[t])
+        torch.testing.assert_close(bias, expected, rtol=0, atol=1e-15)
+
+
+def test_mse_threshold_is_the_best_of_all_candidates():
+    activation = torch.rand(4000, 2, dtype=torch.float64).square() * torch.tensor([1.0, 7.0])
+    maximum = activation.amax(0)
+    counts = histogram(activation, maximum, 1)
+    found = mse_threshold(counts, maximum, 4, 0.5)
+    for channel in range(2):
+        best = reference.mse_threshold(activation[:, channel], 4, 0.5)
+        assert found[channel].item() == pytest.approx(best, abs=maximum[channel].item() * 0.0101)
+
+
+def test_histograms_add_up_and_give_percentiles():
+    activation = torch.rand(1000, 2)
+    maximum = activation.amax(0)
+    parts = [histogram(part, maximum, 1) for part in activation.split(300)]
+    assert torch.equal(sum(parts), histogram(activation, maximum, 1))
+    found = percentile_threshold(sum(parts), maximum, 90)
+    expected = activation.quantile(0.9, dim=0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+
+
+def test_dead_channel_has_a_histogram():
+    counts = histogram(torch.zeros(10, 1), torch.zeros(1), 1)
+    assert counts.sum() == 10
+    assert mse_threshold(counts, torch.zeros(1), 4, 0.5).item() == 0.0

@@ -1,0 +1,62 @@
+"""Naive, slow, obviously right versions of what the package computes fast; written from the papers."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def qcfs(x: float, threshold: float, levels: int) -> float:
+    """Bu et al. (ICLR 2022), eq. 15 with shift ½, for one number."""
+    return threshold / levels * min(max(math.floor(x * levels / threshold + 0.5), 0), levels)
+
+
+def neuron(current: list[float], threshold: float, v0: float, bias: list[float] | None = None) -> list[float]:
+    """Outputs θ·s[t] of one integrate-and-fire neuron with reset by subtraction."""
+    v, outputs = v0 * threshold, []
+    for t, x in enumerate(current):
+        u = v + x + (bias[t] if bias else 0.0)
+        s = 1.0 if u >= threshold else 0.0
+        v = u - threshold * s
+        outputs.append(threshold * s)
+    return outputs
+
+
+def heuristic(
+    currents: Tensor, activation: Tensor, threshold: Tensor, v0: float, bias: Tensor, alpha: float, layer: bool
+) -> tuple[Tensor, Tensor]:
+    """Wu et al. (ECCV 2024), algorithm 1 for one layer and one batch, step by step.
+
+    Args: currents (T, B, C), activation (B, C), threshold (C,), bias (T, C). Returns outputs (T, B, C), new bias.
+    """
+    bias = bias.clone()
+    membrane = (v0 * threshold).expand_as(activation).clone()
+    outputs = []
+    for t in range(len(currents)):
+        potential = membrane + currents[t] + bias[t]
+        fired = (potential >= threshold).to(membrane) * threshold
+        error = fired.mean(0) - activation.mean(0)
+        if layer:
+            error = error.mean().expand_as(error)
+        bias[t] = bias[t] - alpha * error
+        potential = membrane + currents[t] + bias[t]
+        fired = (potential >= threshold).to(membrane) * threshold
+        membrane = potential - fired
+        outputs.append(fired)
+    return torch.stack(outputs), bias
+
+
+def order_statistic(values: list[float], rank: int) -> float:
+    """The value of a rank, 0 being the largest."""
+    return sorted(values, reverse=True)[rank]
+
+
+def mse_threshold(activation: Tensor, num_steps: int, v0: float) -> float:
+    """Li et al. (ICML 2021): the best of 100 fractions of the maximum, by trying all of them."""
+    candidates = [float(activation.max()) * k / 100 for k in range(1, 101)]
+
+    def error(theta: float) -> float:
+        fired = torch.floor(activation * num_steps / theta + v0).clamp(0, num_steps) * theta / num_steps
+        return float((activation - fired).square().sum())
+
+    return min(candidates, key=error)

@@ -1,0 +1,209 @@
+import pytest
+import torch
+from torch import nn
+
+from ftbc_pl import calibrate_, convert, evaluate, prepare
+from ftbc_pl.conversion.network import Simulation
+from ftbc_pl.evaluation import TimestepAccuracy
+from tests.networks import create, images, small_cnn
+
+
+def double_snn(num_steps=8, network=None, activation="qcfs"):
+    network = small_cnn() if network is None else network
+    network = prepare(network, activation, levels=4, threshold=0.75)
+    return convert(network, num_steps, batches=[images()]).double()
+
+
+def biases(snn):
+    return [site.temporal_bias.clone() for _, site in snn.neurons()]
+
+
+def test_zero_bias_changes_nothing():
+    snn = double_snn()
+    with snn.uncalibrated():
+        without = snn(images().double())
+    assert torch.equal(snn(images().double()), without)
+
+
+def test_one_forward_a_batch_calibrates_all_sites():
+    snn = double_snn(network=create("cifar_resnet20"))
+    forwards = []
+    snn.network.register_forward_hook(lambda *_: forwards.append(1))
+    loader = [images(4, 32, seed=i).double() for i in range(3)]
+    report = calibrate_(snn, loader, num_batches=2, progress=False)
+    assert report.forward_passes == len(forwards) == 2
+    assert report.images == 8
+    assert len(report.sites) == 19
+    assert all(bias.abs().max() > 0 for bias in biases(snn))
+    report = calibrate_(snn, loader, solver="heuristic", passes=2, num_batches=3, progress=False)
+    assert report.forward_passes == 6
+    assert report.images == 12
+
+
+class FiringFractions(Simulation):
+    """Records the fraction of fired neurons and the ANN's target at each site and step."""
+
+    def __init__(self, num_steps):
+        super().__init__(num_steps, ann_rows=True)
+        self.rows_of = {}
+
+    def simulate(self, call, site, current, out):
+        super().simulate(call, site, current, out)
+        dims = [d for d in range(1, out.ndim) if d != site.channel_dim + 1]
+        target = (out[0].mean([d - 1 for d in dims]) / site.threshold).clamp(0, 1)
+        self.rows_of[call.name] = ((out[1:] > 0).double().mean(dims), target, out[0].numel() / len(site.threshold))
+
+
+def test_exact_meets_every_target_of_its_calibration_batch():
+    snn = double_snn()
+    calibrate_(snn, [images().double()], progress=False)
+    fractions = FiringFractions(8)
+    snn.reset()
+    with torch.no_grad():
+        snn.visit(images().double(), fractions)
+    assert len(fractions.rows_of) == 2
+    for fired, target, samples in fractions.rows_of.values():
+        assert ((fired - target).abs() <= 1.001 / samples).all()
+
+
+@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+@pytest.mark.parametrize("chunk", [1, 3, 8])
+def test_chunks_of_any_size_give_the_same_biases(solver, chunk):
+    snn = double_snn()
+    calibrate_(snn, [images().double()], solver=solver, progress=False)
+    whole = biases(snn)
+    snn.time_chunk = chunk
+    calibrate_(snn, [images().double()], solver=solver, progress=False)
+    for a, b in zip(biases(snn), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+def test_biases_of_four_steps_are_the_first_four_of_eight(solver):
+    short, long = double_snn(4), double_snn(8)
+    for snn in (short, long):
+        snn.time_chunk = 1
+        calibrate_(snn, [images().double()], solver=solver, progress=False)
+    for a, b in zip(biases(short), biases(long), strict=True):
+        assert torch.equal(a, b[:4])
+
+
+def test_exact_averages_the_biases_of_its_batches():
+    loader = [images(seed=i).double() for i in (1, 2)]
+    snn = double_snn()
+    apart = []
+    for batch in loader:
+        calibrate_(snn, [batch], progress=False)
+        apart.append(biases(snn))
+    calibrate_(snn, loader, num_batches=2, progress=False)
+    for both, first, second in zip(biases(snn), *apart, strict=True):
+        torch.testing.assert_close(both, (first + second) / 2, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+def test_a_layer_has_one_bias_a_step(solver):
+    snn = double_snn()
+    calibrate_(snn, [images().double()], solver=solver, granularity="layer", progress=False)
+    for bias in biases(snn):
+        assert (bias == bias[:, :1]).all()
+        assert bias.abs().max() > 0
+
+
+@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+@pytest.mark.parametrize("threshold", ["mse", "max"])
+def test_dead_and_saturated_channels_are_normal_and_counted(solver, threshold):
+    network = small_cnn()
+    network[0].weight.data[:2] = 0
+    network[0].bias.data[:2] = torch.tensor([-5.0, 5.0])
+    snn = convert(network, 6, batches=[images()], threshold=threshold)
+    report = calibrate_(snn, [images()], solver=solver, progress=False)
+    assert all(bias.isfinite().all() for bias in biases(snn))
+    assert snn(images()).isfinite().all()
+    assert report.sites[0].dead_channels >= 1
+    assert report.sites[0].saturated_channels >= 1
+
+
+def test_calibration_brings_the_spiking_network_closer_to_the_ann():
+    snn = double_snn(4, create("cifar_resnet20"))
+    batch = images(32, 32).double()
+    exact = snn.network(batch)
+
+    def error():
+        return (snn(batch).mean(0) - exact).norm().item()
+
+    uncalibrated = error()
+    calibrate_(snn, [batch], progress=False)
+    assert error() < 0.7 * uncalibrated
+
+
+def test_nan_names_the_site_and_leaves_the_biases_alone():
+    snn = double_snn()
+    calibrate_(snn, [images().double()], progress=False)
+    before = biases(snn)
+    bad = images().double()
+    bad[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"Site 1 \(.*\) has NaN or infinite input"):
+        calibrate_(snn, [bad], progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(biases(snn), before, strict=True))
+
+
+def test_an_interrupt_leaves_the_biases_alone():
+    snn = double_snn()
+    calibrate_(snn, [images().double()], progress=False)
+    before = biases(snn)
+
+    def interrupted():
+        yield images(seed=5).double()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_(snn, interrupted(), num_batches=2, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(biases(snn), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"solver": "best"}, "solver must be"),
+        ({"granularity": "pixel"}, "granularity must be"),
+        ({"alpha": 0.0}, "alpha must lie in"),
+        ({"passes": 2}, "solver 'exact' needs one pass"),
+        ({"num_batches": 0}, "num_batches must be at least 1"),
+        ({"num_batches": 2}, "needs num_batches = 2 batches, the loader holds 1"),
+    ],
+)
+def test_bad_options(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate_(double_snn(), [images().double()], **kwargs, progress=False)
+
+
+def test_accuracy_at_every_step():
+    # Classes predicted from the sums: step 1 → (1, 0), step 2 → (0, 0); labels (1, 0).
+    logits = torch.tensor([[[0.0, 1.0], [2.0, 0.0]], [[3.0, 0.0], [0.0, 1.0]]])
+    metric = TimestepAccuracy(2)
+    metric.update(logits, torch.tensor([1, 0]))
+    assert metric.compute().tolist() == [1.0, 0.5]
+    with pytest.raises(ValueError, match=r"Expected outputs \(2, 1, classes\)"):
+        metric.update(logits, torch.tensor([1]))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_evaluate_equals_counting_by_hand(steps):
+    snn = double_snn(steps)
+    loader = [(images(5, seed=i).double(), torch.arange(5) % 10) for i in range(3)]
+    correct = torch.zeros(steps)
+    for batch, labels in loader:
+        outputs = snn(batch)
+        for t in range(steps):
+            correct[t] += (outputs[: t + 1].mean(0).argmax(1) == labels).sum()
+    assert torch.equal(evaluate(snn, loader, progress=False), correct.double() / 15)
+
+
+def test_evaluate_needs_data():
+    with pytest.raises(ValueError, match="the loader is empty"):
+        evaluate(double_snn(), [], progress=False)
+
+
+def test_a_linear_only_network_can_not_spike():
+    with pytest.raises(ValueError, match="nothing would spike"):
+        convert(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), 2, example=images(2))
