@@ -140,7 +140,7 @@ class FTBC(Callback):
         return self.folder
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "calibration_dataloader"):
             raise TypeError(
                 "FTBC takes calibration images from the datamodule's calibration_dataloader(batch_size, num_batches), "

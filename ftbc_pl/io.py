@@ -74,7 +74,7 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
     snn = convert(network.cpu(), example=example, check=False, measure=False, **options)
     found = [[call.name, call.operation, call.kind.value] for call in snn.calls]
     if found != description["sites"]:
-        differing = next((a, b) for a, b in zip(found + [None], description["sites"] + [None], strict=False) if a != b)
+        differing = next((a, b) for a, b in zip([*found, None], [*description["sites"], None], strict=False) if a != b)
         raise ValueError(
             f"{json_path} describes another network: it has the site {differing[1]}, the network handed in "
             f"{differing[0]}. Pass ann= with the architecture that was saved."

@@ -17,6 +17,9 @@ from ftbc_pl.layers import QCFS
 from ftbc_pl.models import create_network, load_weights
 from ftbc_pl.schedules import Cosine, OneCycle, announce_length
 
+# Looking at the loss makes a GPU wait, so not at every step.
+_CHECK_EVERY = 20
+
 
 def default_optimizer(parameters: Any) -> Optimizer:
     """SGD as in the QCFS paper: learning rate 0.1, momentum 0.9, weight decay 5e-4."""
@@ -110,14 +113,14 @@ class ImageClassifier(LightningModule):
         found = getattr(getattr(trainer, "datamodule", None), "num_classes", self.num_classes)
         if found != self.num_classes:
             raise ValueError(
-                f"The network has {self.num_classes} classes, the data {found}: set num_classes of the model to {found}."
+                f"The network has {self.num_classes} classes, the data {found}: set num_classes of the model to that."
             )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of class indices (B,) or soft targets (B, num_classes)."""
         images, targets = batch
         loss = F.cross_entropy(self(images), targets, label_smoothing=self.label_smoothing)
-        if self.global_step % max(1, self.trainer.log_every_n_steps) == 0 and not bool(loss.isfinite()):
+        if batch_idx % _CHECK_EVERY == 0 and not bool(loss.isfinite()):
             raise ValueError(
                 f"The training loss is {loss.item()} at step {self.global_step}: lower the learning rate, set "
                 "trainer.gradient_clip_val, or train in 32 bits."

@@ -28,9 +28,7 @@ def test_every_activation_gets_a_neuron(name, sites):
     size = 32 if name.startswith("cifar") else 64
     calls = []
     hooks = [m.register_forward_hook(lambda *_: calls.append(1)) for m in network.modules() if isinstance(m, nn.ReLU)]
-    hooks += [
-        m.register_forward_hook(lambda *_: calls.append(1)) for m in network.modules() if isinstance(m, nn.ReLU6)
-    ]
+    hooks += [m.register_forward_hook(lambda *_: calls.append(1)) for m in network.modules() if isinstance(m, nn.ReLU6)]
     network(images(2, size))
     for hook in hooks:
         hook.remove()
@@ -188,7 +186,9 @@ def test_all_problems_are_listed():
 
 
 def test_smooth_activations_run_on_request():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    )
     snn = convert(network.eval(), 4, batches=[images()], smooth="rate")
     assert [call.kind.value for call in snn.calls] == ["rate-exact", "spiking"]
 

@@ -44,8 +44,8 @@ def test_outputs_are_bit_equal_in_a_new_process(tmp_path):
     save_snn(snn, tmp_path / "snn")
     torch.save(images(4, 32), tmp_path / "images.pt")
     program = (
-        "import torch; from ftbc_pl import load_snn; torch.set_num_threads(%d);"
-        "torch.save(load_snn('snn')(torch.load('images.pt')), 'outputs.pt')" % torch.get_num_threads()
+        f"import torch; from ftbc_pl import load_snn; torch.set_num_threads({torch.get_num_threads()});"
+        "torch.save(load_snn('snn')(torch.load('images.pt')), 'outputs.pt')"
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
     assert torch.equal(torch.load(tmp_path / "outputs.pt"), snn(images(4, 32)))

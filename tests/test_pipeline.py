@@ -293,7 +293,7 @@ def test_the_first_point_of_a_sweep_runs_and_logs_its_metric(sweep, fitted, monk
 
 
 BAD = {
-    "unknown key": (["--ftbc.num_step=4"], 2, "num_step"),
+    "unknown key": (["--ftbc.timesteps=4"], 2, "timesteps"),
     "wrong type": (["--ftbc.num_steps=many"], 2, "num_steps"),
     "no steps": (["--ftbc.num_steps=0"], 1, "num_steps must be at least 1, got 0"),
     "too many images": (["--ftbc.batch_size=5000"], 1, "lower ftbc.batch_size or ftbc.num_batches"),
@@ -308,11 +308,18 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_ends_with_one_clear_sentence(name, capsys):
     arguments, code, message = BAD[name]
-    config = QUICK if name != "missing data" else ["--model.in_chans=3", *QUIET, "--trainer.logger=false"]
+    config = QUICK if name != "missing data" else ["--model.in_chans=3", *QUIET, "--trainer.max_epochs=1"]
     with pytest.raises(SystemExit) as error:
         main(["fit", *config, *arguments])
     assert error.value.code == code
     assert message in capsys.readouterr().err
+
+
+def test_a_foreign_callbacks_package_is_named():
+    Path("callbacks.py").write_text("")
+    done = python("fit", "--help", PYTHONPATH=f"{os.getcwd()}{os.pathsep}{ROOT}")
+    assert done.returncode != 0
+    assert f"shadowed by {os.getcwd()}/callbacks.py" in done.stderr
 
 
 def test_another_runs_results_are_left_alone(fitted, capsys):
@@ -348,6 +355,8 @@ def test_the_callback_works_in_plain_lightning_code(tmp_path):
 def test_network_and_data_must_have_the_same_classes():
     from lightning.pytorch import Trainer
 
-    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False)
+    trainer = Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False
+    )
     with pytest.raises(ValueError, match="The network has 7 classes, the data 10"):
         trainer.fit(ImageClassifier(in_chans=1, num_classes=7), datamodule=DigitsData())

@@ -16,7 +16,8 @@ ORDER = [
     {"evaluation", "io"},
     {"reports"},
     {"task"},
-    {"callbacks"},
+    {"callbacks", "callbacks_package"},
+    {"trainer"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -68,4 +69,4 @@ def test_only_yaml(folder):
 
 def test_modules_stay_small():
     for path in SOURCES:
-        assert len(path.read_text().splitlines()) <= 320, path
+        assert len(path.read_text().splitlines()) <= 300, path

@@ -24,6 +24,13 @@ class SiteReport:
     dead_channels: int
     saturated_channels: int
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SiteReport":
+        """Read what ``dataclasses.asdict`` and JSON made of a report."""
+        low, mean, high = values["threshold"]
+        rms = tuple(values["temporal_bias_rms"])
+        return cls(**(values | {"threshold": (low, mean, high), "temporal_bias_rms": rms}))
+
 
 @dataclass(frozen=True)
 class CalibrationReport:
@@ -64,10 +71,7 @@ class CalibrationReport:
     def from_dict(cls, values: dict[str, Any]) -> "CalibrationReport":
         """The inverse of :meth:`to_dict`."""
         names = {field.name for field in fields(cls)}
-        sites = tuple(
-            SiteReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in site.items()})
-            for site in values["sites"]
-        )
+        sites = tuple(SiteReport.from_dict(site) for site in values["sites"])
         return cls(**{k: v for k, v in values.items() if k in names - {"sites"}}, sites=sites)
 
     def __str__(self) -> str:

@@ -34,8 +34,8 @@ _METADATA = _names(
 # Affine in all tensors together.
 _AFFINE = _names(
     "add radd iadd sub rsub isub subtract neg positive cat concat concatenate stack hstack vstack dstack sum mean "
-    "flatten unflatten reshape view view_as reshape_as permute transpose swapaxes swapdims moveaxis movedim t T mT H mH "
-    "squeeze unsqueeze expand expand_as repeat repeat_interleave tile contiguous clone to type_as float double half "
+    "flatten unflatten reshape view view_as reshape_as permute transpose swapaxes swapdims moveaxis movedim t T mT H "
+    "mH squeeze unsqueeze expand expand_as repeat repeat_interleave tile contiguous clone to type_as float double half "
     "bfloat16 cpu cuda split split_with_sizes chunk tensor_split unbind getitem select narrow index_select roll flip "
     "rot90 cumsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold fold alias "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample "

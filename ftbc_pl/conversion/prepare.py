@@ -44,12 +44,12 @@ def prepare(
     prepared = copy.deepcopy(model)
     if activation == "relu":
         return prepared
-    relus = {name: module for name, module in prepared.named_modules() if isinstance(module, nn.ReLU | nn.ReLU6)}
+    relus: dict[str, nn.Module] = {
+        name: module for name, module in prepared.named_modules() if isinstance(module, nn.ReLU | nn.ReLU6)
+    }
     if not relus:
         raise ConversionError(
-            [
-                f"(network): {type(model).__name__} has no ReLU module to exchange; use nn.ReLU instead of functional calls"
-            ]
+            [f"(network): {type(model).__name__} has no ReLU module to exchange; use nn.ReLU, not F.relu"]
         )
     measured = _measure(prepared, relus, batches) if threshold is None and batches is not None else {}
     default = 8.0 if activation == "qcfs" else 1.0

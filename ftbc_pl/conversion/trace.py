@@ -20,8 +20,11 @@ from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.conversion.operations import Kind, advice, classify, is_inplace, operation_name
 
-_SKIPPED_SOURCES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1] / "layers.py"), __file__)
-_SKIPPED_SOURCES += (str(Path(__file__).parents[1] / "functional"),)
+_PACKAGE = Path(__file__).parents[1]
+# What a user's call passes through on its way here.
+_SKIPPED_SOURCES = tuple(
+    str(path) for path in (Path(torch.__file__).parent, _PACKAGE / "layers.py", _PACKAGE / "functional", Path(__file__))
+)
 
 
 @dataclass(frozen=True)

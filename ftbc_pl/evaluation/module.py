@@ -83,10 +83,9 @@ class SpikingClassifier(LightningModule):
         total = self.trainer.strategy.reduce(self.uncalibrated_accuracy.total.clone(), reduce_op="sum")
         images = int(total.item() if isinstance(total, Tensor) else total)
         self.accuracies = Accuracies(ann, uncalibrated, calibrated, images)
-        self.log("ann/accuracy", ann, prog_bar=True, logger=False, rank_zero_only=True)
-        self.log(
-            "snn/final_accuracy", (calibrated or uncalibrated)[-1], prog_bar=True, logger=False, rank_zero_only=True
-        )
+        # Computed over all processes already.
+        shown = {"ann/accuracy": ann, "snn/final_accuracy": (calibrated or uncalibrated)[-1]}
+        self.log_dict(shown, prog_bar=True, logger=False, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
