@@ -1,8 +1,12 @@
+import os
+
+# One thread a process: the networks of the tests are small, and tests that start processes must not fight over cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_threads():
-    """Tests that run side by side, and the processes that they start, must not fight over the cores."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+def one_thread():
+    torch.set_num_threads(1)

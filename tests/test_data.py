@@ -5,7 +5,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from imagefolders import CLASSES, pack, write_digit_folder, write_folder, write_splits
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import default_collate
@@ -14,6 +13,7 @@ from ftbc_pl.data import DigitsData, ImageData
 from ftbc_pl.data.base import hold_out
 from ftbc_pl.data.batches import evaluation_batches, random_shift
 from ftbc_pl.models import create_network
+from tests.imagefolders import CLASSES, pack, write_digit_folder, write_folder, write_splits
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # a few dozen images need none

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from imagefolders import write_splits
 from lightning.pytorch import LightningModule, Trainer
 
 from ftbc_pl.data import ImageData
 from ftbc_pl.models import create_network
+from tests.imagefolders import write_splits
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # a few dozen images need none

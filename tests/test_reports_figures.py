@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from matplotlib import pyplot
-from report_results import make_results, make_uncalibrated_results
 
 from ftbc_pl.reports import accuracy_figure, bias_figure, firing_rate_figure
+from tests.report_results import make_results, make_uncalibrated_results
 
 
 def test_the_accuracy_figure_shows_both_curves_and_the_ann():

@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from report_results import make_results, make_uncalibrated_results
 
 from ftbc_pl.reports import SiteSummary, write_report_html
 from ftbc_pl.reports.html import report_html
+from tests.report_results import make_results, make_uncalibrated_results
 
 VOID = {"meta", "img"}
 

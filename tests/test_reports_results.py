@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_results import CALIBRATION, make_results, make_uncalibrated_results
 
 from ftbc_pl.reports import RunResults, SiteSummary, read_results_json, write_results_json
 from ftbc_pl.reports.results import to_plain
+from tests.report_results import CALIBRATION, make_results, make_uncalibrated_results
 
 
 def test_results_json_holds_what_others_rely_on(tmp_path):

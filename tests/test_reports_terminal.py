@@ -1,8 +1,8 @@
 import pytest
-from report_results import make_results, make_uncalibrated_results
 
 from ftbc_pl.reports import accuracy_table
 from ftbc_pl.reports.terminal import table_steps
+from tests.report_results import make_results, make_uncalibrated_results
 
 
 @pytest.mark.parametrize(

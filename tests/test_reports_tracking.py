@@ -5,11 +5,11 @@ import pytest
 import wandb
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from report_results import make_results, make_uncalibrated_results
-from wandb_reader import read_offline_run
 
 from ftbc_pl.reports import log_results, write_report_html, write_results_json
 from ftbc_pl.reports.tracking import log_artifact, summary_metrics
+from tests.report_results import make_results, make_uncalibrated_results
+from tests.wandb_reader import read_offline_run
 
 
 @pytest.fixture

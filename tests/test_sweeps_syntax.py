@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sweep_command import first_point, first_point_command
 
 from ftbc_pl.reports import RunResults
 from ftbc_pl.reports.tracking import summary_metrics
+from tests.sweep_command import first_point, first_point_command
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
