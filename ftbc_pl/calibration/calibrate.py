@@ -151,7 +151,7 @@ def calibrate_(
         with tqdm(total=total, desc="Calibrating", disable=not progress or not is_main_process()) as bar:
             for number in range(options.passes):
                 for batch in _first_batches(loader, options.num_batches):
-                    rows = to_images(batch).to(_device(snn))
+                    rows = to_images(batch).to(snn.device)
                     images += len(rows) * (number == 0)
                     _calibrate_batch(snn, rows, options, states)
                     bar.update()
@@ -165,7 +165,7 @@ def calibrate_(
     finally:
         snn.reset()
         forwards.remove()
-    counted = sum_over_processes(torch.tensor([images], device=_device(snn)))
+    counted = sum_over_processes(torch.tensor([images], device=snn.device))
     seconds = time.perf_counter() - began
     sites = tuple(_site_report(call, site, states[call.name]) for call, site in snn.neurons())
     return CalibrationReport(solver, granularity, int(counted.item()), forwards.passes, seconds, sites)
@@ -227,7 +227,3 @@ def _site_report(call: Call, site: SpikingNeuron, state: _SiteState) -> SiteRepo
         int(state.never.sum()),
         int(state.always.sum()),
     )
-
-
-def _device(snn: SpikingNetwork) -> torch.device:
-    return next(site.threshold.device for _, site in snn.neurons())

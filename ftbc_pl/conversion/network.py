@@ -113,6 +113,11 @@ class SpikingNetwork(nn.Module):
         """Stay in eval mode: batch statistics and dropout have no place in a converted network."""
         return super().train(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the neurons are, and so where images must go."""
+        return next(site.threshold.device for _, site in self.neurons())
+
     def neurons(self) -> Iterator[tuple[Call, SpikingNeuron]]:
         """All spiking sites with the calls they replace, in forward order."""
         for call, site in zip(self.calls, self.sites, strict=True):

@@ -27,11 +27,10 @@ def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
     Raises:
         ValueError: The loader is empty.
     """
-    device = next(site.threshold.device for _, site in snn.neurons())
-    metric = TimestepAccuracy(snn.num_steps).to(device)
+    metric = TimestepAccuracy(snn.num_steps).to(snn.device)
     batches = 0
     for images, labels in tqdm(loader, desc="Evaluating", disable=not progress or not is_main_process()):
-        metric.update(snn(images.to(device)), labels.to(device))
+        metric.update(snn(images.to(snn.device)), labels.to(snn.device))
         batches += 1
     if not batches:
         raise ValueError("There is nothing to evaluate: the loader is empty.")
