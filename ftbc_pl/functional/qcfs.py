@@ -14,29 +14,36 @@ class _QCFS(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: Tensor, levels: int) -> Tensor:
-        y = x * (levels / threshold)
-        y = y.add_(0.5).floor_().clamp_(0, levels).mul_(threshold / levels)
-        ctx.save_for_backward(x, y, threshold)
+        z = x * (levels / threshold)
+        y = (z + 0.5).floor_().clamp_(0, levels).mul_(threshold / levels)
+        ctx.save_for_backward(z, y, threshold)
         ctx.levels = levels
         return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (grad,) = grad_outputs
-        x, y, threshold = ctx.saved_tensors
+        z, y, threshold = ctx.saved_tensors
         # Inside the clip −½ < x·L/θ < L − ½ the floor counts as the identity. One fused kernel: 0 at and beyond bounds.
-        half = threshold.item() / (2 * ctx.levels)
-        grad_x = torch.ops.aten.hardtanh_backward(grad, x, -half, threshold.item() - half)
+        grad_x = torch.ops.aten.hardtanh_backward(grad, z, -0.5, ctx.levels - 0.5)
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None
         # The chain rule to θ gives h/θ − x/θ inside (the shift and the rounding), 1 = h/θ above and 0 below.
-        grad_threshold = (_inner(grad, y) - _inner(grad_x, x)) / threshold
+        grad_threshold = _inner(grad, y) / threshold - _inner(grad_x, z) / ctx.levels
         return grad_x, grad_threshold.to(threshold.dtype), None
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product, summed in 32 bits; a product in 16 bits costs less than it loses."""
-    return (a * b).sum(dtype=torch.float32)
+    """Inner product of two tensors (B, ...), added up in at least 32 bits."""
+    accumulate = torch.promote_types(a.dtype, torch.float32)
+    if a.dtype == accumulate or torch.compiler.is_compiling() or a.ndim < 2 or a.stride() != b.stride():
+        return (a * b).sum(dtype=accumulate)
+    # In 16 bits the sum would first copy the product to 32 bits. A matrix product adds up in 32 bits as it goes and
+    # rounds only the result of each row.
+    order = sorted(range(1, a.ndim), key=a.stride, reverse=True)
+    rows = a.permute(0, *order).reshape(len(a), 1, -1)  # views, channels last or not
+    columns = b.permute(0, *order).reshape(len(b), -1, 1)
+    return (rows @ columns).sum(dtype=accumulate)
 
 
 def qcfs(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
