@@ -3,6 +3,6 @@
 from . import resnet, vgg  # registers the networks with timm
 from .factory import create_network
 from .pooling import select_pooling
-from .weights import load_weights
+from .weights import load_weights, read_weights
 
-__all__ = ["create_network", "load_weights", "resnet", "select_pooling", "vgg"]
+__all__ = ["create_network", "load_weights", "read_weights", "resnet", "select_pooling", "vgg"]
