@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from ftbc_pl.distributed import sum_over_processes
-from ftbc_pl.functional.neuron import per_channel
+from ftbc_pl.functional.neuron import batch_slices, per_channel
 
 _BINS = 256  # candidates for the bias, in each θ
 _ZERO = _BINS  # index of the candidate 0: they go from −θ …
 _CANDIDATES = 3 * _BINS + 1  # … to 2θ
 _INTEGER = 2.0**16  # errors are summed as multiples of θ over this, so that the order of a sum does not matter
-_SLICE = 2**17  # elements looked at at once: few enough for a processor's cache
 
 
 def balanced_bias(
@@ -71,8 +70,8 @@ def _sums(membrane: Tensor, error: Tensor, threshold: Tensor, unit: Tensor, chan
     factor = per_channel(_INTEGER / unit, ndim, channel_dim)
     offset = per_channel(torch.arange(channels, device=unit.device) * (_CANDIDATES + 1), ndim, channel_dim)
     sums = torch.zeros(2, channels * (_CANDIDATES + 1), dtype=torch.float64, device=unit.device)
-    rows = max(1, _SLICE * len(membrane) // membrane.numel()) if membrane.device.type == "cpu" else len(membrane)
-    for u, e in zip(membrane.split(rows), error.split(rows), strict=True):
+    for rows in batch_slices(membrane):
+        u, e = membrane[rows], error[rows]
         first = (u * slope).add_(start).ceil_().add_(_ZERO).clamp_(0, _CANDIDATES).to(torch.int64)
         bins = first.add_(offset).flatten()
         sums[0] += torch.bincount(bins, minlength=sums.shape[1])
