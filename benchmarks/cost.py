@@ -1,0 +1,279 @@
+"""What calibration, inference and training cost, as ratios measured side by side in one run.
+
+    python benchmarks/cost.py calibration|scaling|inference|training|memory [--authors-repo FOLDER]
+
+The things compared run in turn, A B A B …; a ratio is that of their medians. Seconds are shown for orientation only.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from authors import Authors
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ftbc_pl import SpikingNetwork, calibrate_, convert, prepare
+from ftbc_pl.conversion.network import Simulation
+from ftbc_pl.conversion.trace import Call
+from ftbc_pl.functional.neuron import per_channel
+from ftbc_pl.functional.solvers import Target, heuristic_bias
+from ftbc_pl.layers import SpikingNeuron
+from ftbc_pl.models import create_network
+
+NUM_STEPS = 8
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=[*COMMANDS, "memory-of"])
+    parser.add_argument("--runs", type=int, default=5, help="runs of each of the things compared")
+    parser.add_argument("--batch_size", type=int, default=50)
+    parser.add_argument("--authors-repo", help="checkout of the authors' code, to time it beside ours")
+    parser.add_argument("--figure", type=Path, help="where to draw the figure of scaling")
+    parser.add_argument("--case", help="for memory-of: what, T and time_chunk as JSON")
+    return parser.parse_args()
+
+
+def medians(things: dict[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+    """Median seconds of each of the things, run in turn after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in things}
+    for run in range(runs + 1):
+        for name, thing in things.items():
+            began = time.perf_counter()
+            thing()
+            if run:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def network(name: str, size: int = 32) -> nn.Module:
+    """An untrained network of QCFS activations whose normalisation does something."""
+    torch.manual_seed(0)
+    made = create_network(name, num_classes=10, input_size=size)
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+    return prepare(made, "qcfs", levels=4, threshold=2.0).eval()
+
+
+class _OneLayer(Simulation):
+    """Solves for the bias of a single site, as a procedure that goes layer by layer does."""
+
+    def __init__(self, num_steps: int, name: str, activation: dict[str, Tensor]) -> None:
+        super().__init__(num_steps)
+        self.name, self.activation = name, activation
+
+    def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
+        if call.name != self.name:
+            return super().simulate(call, site, current, out)
+        target = Target.of(self.activation[call.name], site.threshold, site.channel_dim)
+        for x, spikes in zip(current, out, strict=True):
+            step, membrane = site.step, site.membrane_like(x).add_(x)
+            bias = heuristic_bias(
+                membrane, site.temporal_bias[step], target, site.threshold, site.channel_dim, alpha=0.4
+            )
+            site.temporal_bias[step] = bias
+            membrane.add_(per_channel(bias, membrane.ndim, site.channel_dim))
+            site.fire_(spikes)
+        return None
+
+
+@torch.no_grad()
+def layer_by_layer(snn: SpikingNetwork, images: Tensor) -> None:
+    """The authors' procedure on our neurons: a full forward of the ANN and one of the spiking network a site."""
+    modules = dict(snn.network.named_modules())
+    kept: dict[str, Tensor] = {}
+    for call, _ in snn.neurons():
+        handle = modules[call.name].register_forward_hook(lambda _m, _i, out, n=call.name: kept.update({n: out}))
+        snn.network(images)
+        handle.remove()
+        snn.reset()
+        snn.visit(images, _OneLayer(snn.num_steps, call.name, kept))
+    snn.reset()
+
+
+def calibration(args: argparse.Namespace) -> None:
+    """One batch: every solver against the procedure layer by layer, and against the authors' own code."""
+    print("| network | procedure | forwards | seconds | layer by layer takes |\n|---|---|---|---|---|")
+    for name, size in (("cifar_resnet20", 32), ("resnet34", 64)):
+        ann = network(name, size)
+        images = torch.randn(args.batch_size, 3, size, size)
+        snn = convert(ann, NUM_STEPS, example=images[:2])
+        sites = len(list(snn.neurons()))
+        things: dict[str, Callable[[], Any]] = {"layer by layer": lambda s=snn, x=images: layer_by_layer(s, x)}
+        for solver in ("heuristic", "exact", "balanced"):
+            things[solver] = lambda s=snn, x=images, r=solver: calibrate_(s, [x], solver=r, progress=False)
+        forwards = dict.fromkeys(things, 1) | {"layer by layer": 2 * sites}
+        if args.authors_repo and name == "cifar_resnet20":
+            authors = Authors(args.authors_repo)
+            pair = authors.networks(ann, 4, NUM_STEPS)
+            things["authors' code"] = lambda a=authors, p=pair, x=images: a.calibrate(*p, NUM_STEPS, [x], alpha=0.4)
+            forwards["authors' code"] = 2 * sites
+        seconds = medians(things, args.runs)
+        for title, value in seconds.items():
+            ratio = seconds["layer by layer"] / value
+            case = f"{name} at {size}×{size}, {sites} sites"
+            print(f"| {case} | {title} | {forwards[title]} | {value:.2f} | {ratio:.1f} × |", flush=True)
+
+
+def scaling(args: argparse.Namespace) -> None:
+    """Seconds of a calibration against depth, T and batch size."""
+    axes_of: dict[str, dict[int, tuple[str, int, int]]] = {
+        "sites": {19: ("20", 8, 25), 55: ("56", 8, 25), 109: ("110", 8, 25)},
+        "T": {t: ("20", t, 25) for t in (2, 4, 8, 16, 32)},
+        "batch size": {b: ("20", 8, b) for b in (12, 25, 50, 100)},
+    }
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    for axes, (axis, cases) in zip(figure.subplots(1, 3), axes_of.items(), strict=True):
+        things: dict[str, Callable[[], Any]] = {}
+        for x, (depth, steps, batch) in cases.items():
+            images = torch.randn(batch, 3, 32, 32)
+            snn = convert(network(f"cifar_resnet{depth}"), steps, example=images[:2], check=False)
+            things[str(x)] = lambda s=snn, i=images: calibrate_(s, [i], solver="balanced", progress=False)
+        seconds = medians(things, args.runs)
+        print(f"\n| {axis} | " + " | ".join(seconds) + " |\n|---|" + "---|" * len(seconds))
+        print("| seconds | " + " | ".join(f"{value:.2f}" for value in seconds.values()) + " |")
+        print("| seconds / " + axis + " | " + " | ".join(f"{v / int(x):.4f}" for x, v in seconds.items()) + " |")
+        axes.plot([int(x) for x in seconds], list(seconds.values()), "o-")
+        axes.set(xlabel=axis, ylabel="seconds", xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+    if args.figure:
+        figure.savefig(args.figure, dpi=120)
+
+
+@torch.no_grad()
+def inference(args: argparse.Namespace) -> None:
+    """T steps of the spiking network against T forwards of the ANN with the same rows at once."""
+    print("| network | T steps of the SNN | T forwards of the ANN | ratio |\n|---|---|---|---|")
+    for name in ("cifar_resnet20", "cifar_vgg16"):
+        ann = network(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.randn(args.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        snn = convert(ann, NUM_STEPS, example=images[:2], check=False)
+        snn.time_chunk = 1
+        things: dict[str, Callable[[], Any]] = {
+            "snn": lambda s=snn, x=images: s(x),
+            "ann": lambda a=ann, x=images: [a(x) for _ in range(NUM_STEPS)],
+        }
+        seconds = medians(things, args.runs)
+        ratio = seconds["snn"] / seconds["ann"]
+        print(f"| {name}, time_chunk 1 | {seconds['snn']:.3f} s | {seconds['ann']:.3f} s | {ratio:.2f} |", flush=True)
+    spikingjelly(args)
+
+
+def spikingjelly(args: argparse.Namespace) -> None:
+    """The same ResNet-18 of ReLUs, converted by SpikingJelly and run in its multi-step mode."""
+    try:
+        from spikingjelly.activation_based import ann2snn, functional  # type: ignore[import-not-found]
+    except ImportError:
+        print("\nSpikingJelly is not installed: pip install spikingjelly to compare with it.")
+        return
+    torch.manual_seed(0)
+    ann = timm.create_model("resnet18", num_classes=10).eval()
+    images = torch.randn(args.batch_size, 3, 64, 64)
+    loader = [(images, torch.zeros(len(images), dtype=torch.int64))]
+    theirs = ann2snn.Converter(mode="max", dataloader=loader)(ann).eval()
+    functional.set_step_mode(theirs, "m")
+    ours = convert(ann, NUM_STEPS, batches=[images], threshold="max", check=False)
+    rows = images.expand(NUM_STEPS, *images.shape)
+
+    def run_theirs() -> None:
+        functional.reset_net(theirs)
+        theirs(rows)
+
+    seconds = medians({"theirs": run_theirs, "ours": lambda: ours(images)}, args.runs)
+    ratio = seconds["theirs"] / seconds["ours"]
+    print(f"\nResNet-18 at 64×64, T = {NUM_STEPS}: SpikingJelly takes {ratio:.2f} × our time.")
+
+
+def training(args: argparse.Namespace) -> None:
+    """A training step with QCFS against one with ReLU, bf16 and channels last, eager and compiled."""
+    print("| ResNet-20, batch of 128 | ReLU | QCFS | ratio |\n|---|---|---|---|")
+    for compiled in (False, True):
+        things = {activation: _training_step(activation, compiled) for activation in ("relu", "qcfs")}
+        seconds = medians(things, 4 * args.runs)
+        ratio = seconds["qcfs"] / seconds["relu"]
+        title = "torch.compile" if compiled else "eager"
+        print(
+            f"| {title} | {1e3 * seconds['relu']:.0f} ms | {1e3 * seconds['qcfs']:.0f} ms | {ratio:.2f} |", flush=True
+        )
+
+
+def _training_step(activation: Any, compiled: bool) -> Callable[[], None]:
+    torch.manual_seed(0)
+    made = prepare(create_network("cifar_resnet20"), activation, levels=4, threshold=2.0)
+    made = made.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compiled:
+        made.compile()
+    optimizer = torch.optim.SGD(made.parameters(), 0.01, 0.9)
+    images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (128,))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(made(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Peak memory above that of the loaded network, each case in a process of its own."""
+    steps = (4, 8, 16, 32)
+    print("| MiB | time_chunk | " + " | ".join(f"T = {t}" for t in steps) + " |\n|---|---|" + "---|" * len(steps))
+    for what in ("inference", "calibration"):
+        for chunk in (1, 4, None):
+            cells = [_memory_of(what, num_steps, chunk, args.batch_size) for num_steps in steps]
+            print(f"| {what} | {chunk or 'T'} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
+
+
+def _memory_of(what: str, num_steps: int, chunk: int | None, batch_size: int) -> float:
+    case = json.dumps({"what": what, "num_steps": num_steps, "chunk": chunk})
+    command = [sys.executable, __file__, "memory-of", "--case", case, "--batch_size", str(batch_size)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+@torch.no_grad()
+def memory_of(args: argparse.Namespace) -> None:
+    """Print the peak memory of one case, in MiB."""
+    case = json.loads(args.case)
+    images = torch.randn(args.batch_size, 3, 32, 32)
+    snn = convert(network("cifar_resnet20"), case["num_steps"], example=images[:2], check=False)
+    snn.time_chunk = case["chunk"]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if case["what"] == "inference":
+        snn(images)
+    else:
+        calibrate_(snn, [images], solver="balanced", progress=False)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "calibration": calibration,
+    "scaling": scaling,
+    "inference": inference,
+    "training": training,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    args = arguments()
+    (memory_of if args.what == "memory-of" else COMMANDS[args.what])(args)
+
+
+if __name__ == "__main__":
+    main()
