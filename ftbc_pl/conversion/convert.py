@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.check import check_conversion
 from ftbc_pl.conversion.errors import ConversionError
+from ftbc_pl.conversion.fold import fold_batch_norm_
 from ftbc_pl.conversion.measure import Threshold, check_threshold, measure_thresholds_
 from ftbc_pl.conversion.network import SpikingNetwork
 from ftbc_pl.conversion.operations import Kind
@@ -28,6 +29,7 @@ def convert(
     threshold: Threshold = "mse",
     v0: float = 0.5,
     smooth: Literal["error", "rate"] = "error",
+    fold_bn: bool = False,
     example: Tensor | None = None,
     check: bool = True,
     measure: bool = True,
@@ -46,6 +48,8 @@ def convert(
             and clipped ReLU have their own.
         v0: Membrane at the start as a fraction of the threshold.
         smooth: ``rate`` runs GELU, SiLU and the like without spikes, by the rate-exact replacement.
+        fold_bn: Whether batch normalisation is folded into the layers before it, where it can be: fewer operations at
+            each timestep, outputs of the ANN that are the same to rounding.
         example: A small input batch (B, ...); default: the first of ``batches``, or noise of the size in the network's
             timm config.
         check: Whether the conversion is checked on the example (see :mod:`ftbc_pl.conversion.check`).
@@ -69,6 +73,7 @@ def convert(
     example = example.to(device)
     if len(example) < 2:
         example = torch.cat([example, example])
+    folded = fold_batch_norm_(network, example) if fold_bn else {}
     found = trace(network, example, smooth=smooth == "rate")
     if found.problems:
         raise ConversionError(found.problems)
@@ -80,8 +85,9 @@ def convert(
             stacklevel=2,
         )
     sites = [_site(call, num_steps, v0) for call in found.calls]
-    options = {"num_steps": num_steps, "threshold": threshold, "v0": v0, "smooth": smooth}
-    snn = SpikingNetwork(network, found, sites, num_steps, options | {"input_size": list(example.shape[1:])}).to(device)
+    options: dict[str, Any] = {"num_steps": num_steps, "threshold": threshold, "v0": v0, "smooth": smooth}
+    options |= {"fold_bn": fold_bn, "input_size": list(example.shape[1:])}
+    snn = SpikingNetwork(network, found, sites, num_steps, options, folded).to(device)
     if check:
         check_conversion(snn, example)
     unknown = [call.name for call, _ in snn.neurons() if call.threshold is None]

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from ftbc_pl.conversion.calls import Call, Trace
 from ftbc_pl.conversion.composite import COMPOSITE, expanded
 from ftbc_pl.conversion.operations import Kind
+from ftbc_pl.conversion.report import ConversionReport
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 
 
@@ -93,10 +94,17 @@ class SpikingNetwork(nn.Module):
         num_steps: Number of timesteps T.
         time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all.
         options: The arguments of the conversion, as plain values.
+        folded: Numbers of normalisation layers folded into each layer, by path of the layer.
     """
 
     def __init__(
-        self, network: nn.Module, trace: Trace, sites: list[nn.Module], num_steps: int, options: dict[str, Any]
+        self,
+        network: nn.Module,
+        trace: Trace,
+        sites: list[nn.Module],
+        num_steps: int,
+        options: dict[str, Any],
+        folded: dict[str, int],
     ) -> None:
         """Put a traced network and its sites together."""
         super().__init__()
@@ -107,6 +115,7 @@ class SpikingNetwork(nn.Module):
         self.time_chunk: int | None = None
         self.static_prefix = trace.static_prefix
         self.options = options
+        self.folded = folded
         self._trace = trace
         self.eval()
 
@@ -119,6 +128,11 @@ class SpikingNetwork(nn.Module):
         """Where the network is, and so where images must go."""
         tensors = [site.threshold for _, site in self.neurons()][:1] or [*self.parameters(), *self.buffers()][:1]
         return tensors[0].device if tensors else torch.device("cpu")
+
+    @property
+    def report(self) -> ConversionReport:
+        """What the conversion made of each site."""
+        return ConversionReport.of(self.calls, self.options, self.folded)
 
     def neurons(self) -> Iterator[tuple[Call, SpikingNeuron]]:
         """All spiking sites with the calls they replace, in forward order."""
