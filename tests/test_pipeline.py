@@ -79,6 +79,9 @@ class TestSubcommands:
         assert found["calibration"]["images"] == 40
         assert found["split"] == "validation"
         assert found["images"] == 144
+        assert (found["conversion"]["spiking"], found["conversion"]["rate_exact"]) == (19, 0)
+        assert {site["threshold_from"] for site in found["sites"]} == {"learned"}
+        assert found["conversion"]["summary"] in (fitted / "out" / "report.html").read_text()
         assert yaml.safe_load((fitted / "out" / "config.yaml").read_text())["ftbc"]["num_steps"] == 4
 
     def test_the_saved_network_has_the_accuracy_that_was_reported(self, fitted):
@@ -129,6 +132,14 @@ class TestSubcommands:
         first, again = results(fitted / "out"), results("out")
         assert first["accuracy"] == again["accuracy"]
         assert first["ann"] == again["ann"]
+
+    def test_the_conversion_report_is_printed(self, fitted, capfd):
+        main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.fold_bn=true"])
+        captured = capfd.readouterr()
+        assert "19 sites: 19 spiking (qcfs 19), 0 rate-exact" in captured.out + captured.err
+        found = results(run_folder())
+        assert found["conversion"]["folded_layers"] == 19
+        assert sum(site["folded"] for site in found["sites"]) == found["conversion"]["folded"]
 
     def test_ftbc_can_be_switched_off(self):
         main(["fit", *QUICK, "--ftbc.enabled=false"])

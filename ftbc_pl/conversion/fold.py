@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ftbc_pl.conversion.operations import Kind, classify, operation_name
+from ftbc_pl.conversion.operations import is_metadata, operation_name
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -68,10 +68,10 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if classify(func, args, kwargs, 1) is Kind.METADATA:
+        name = operation_name(func)
+        if is_metadata(name):
             return out
         self.read(tree_leaves((args, kwargs)))
-        name = operation_name(func)
         if name == "batch_norm" and id(args[0]) in self.sources and id(args[1]) in self.norms:
             layer, source = self.sources[id(args[0])]
             self.pairs.append((layer, self.norms[id(args[1])], source))

@@ -1,5 +1,6 @@
 """Which module runs, and which line of whose code calls an operation."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from torch import nn
 
 _PACKAGE = Path(__file__).parents[1]
 # What a user's call passes through on its way here.
-_SKIPPED_SOURCES = tuple(
-    str(path)
-    for path in (Path(torch.__file__).parent, _PACKAGE / "layers.py", _PACKAGE / "functional", _PACKAGE / "conversion")
+_SKIPPED_SOURCES = (
+    f"{Path(torch.__file__).parent}{os.sep}",
+    str(_PACKAGE / "layers.py"),
+    f"{_PACKAGE / 'functional'}{os.sep}",
+    f"{_PACKAGE / 'conversion'}{os.sep}",
 )
 
 

@@ -83,10 +83,17 @@ def is_inplace(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappin
     return name.endswith("_") or bool(kwargs.get("inplace", False))
 
 
-def classify(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], streams: int) -> Kind:
-    """Say how a call is treated in which ``streams`` tensors depend on the network's input."""
+def is_metadata(name: str) -> bool:
+    """Whether an operation looks at a tensor's shape or type only."""
+    return name in _METADATA
+
+
+def classify(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], streams: Sequence[Tensor]
+) -> Kind:
+    """Say how a call is treated; ``streams`` are those of its arguments that depend on the network's input."""
     name = operation_name(function)
-    if name in _METADATA:
+    if is_metadata(name):
         return Kind.METADATA
     if name in _SPIKING or _is_relu(name, args, kwargs):
         return Kind.SPIKING
@@ -95,9 +102,9 @@ def classify(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     if name in _AFFINE:
         return Kind.AFFINE
     if name in _MULTILINEAR:
-        return Kind.AFFINE if streams == 1 else Kind.RATE_EXACT
+        return Kind.AFFINE if len(streams) == 1 else Kind.RATE_EXACT
     if name in _DIVISION:
-        by_constant = streams == 1 and isinstance(args[0], Tensor) and args[0].requires_grad
+        by_constant = len(streams) == 1 and args[0] is streams[0]
         return Kind.AFFINE if by_constant else Kind.RATE_EXACT
     if name in _MASKED:
         return Kind.AFFINE

@@ -116,7 +116,10 @@ class ConversionReport:
         for kind, count in ((Kind.SPIKING, self.spiking), (Kind.RATE_EXACT, self.rate_exact)):
             operations = ", ".join(f"{name} {number}" for name, number in self._operations(kind).items())
             parts.append(f"{count} {kind.value}" + (f" ({operations})" if operations else ""))
-        folded = f"; {self.folded_layers} normalisation layers folded ({self.folded:,} numbers)" if self.folded else ""
+        layers = "layer" if self.folded_layers == 1 else "layers"
+        folded = (
+            f"; {self.folded_layers} normalisation {layers} folded ({self.folded:,} numbers)" if self.folded else ""
+        )
         return f"{len(self.sites)} sites: {', '.join(parts)}; {self.neurons:,} neurons an image{folded}."
 
     def _operations(self, kind: Kind) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """List every operation of one forward of a network, with its module path, source line and meaning for spikes.
 
 The network runs under a ``TorchFunctionMode``, so functional calls, shared modules and networks that can't be traced
-symbolically are all seen. Autograd tells which tensors depend on the input: parameters are frozen for the run and the
-input requires a gradient, so a tensor is part of the stream exactly if it requires one too. A stream that no recorded
-operation has made comes from code that hides from torch, and is a problem.
+symbolically are all seen. Tensors that depend on the input, the streams, carry tags from one operation to the next.
+Autograd is the second witness: parameters are frozen for the run and the input requires a gradient, so a tensor that
+requires one without a tag was made by code that hides from torch, and is a problem.
 """
 
 from collections import Counter
@@ -53,7 +53,7 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         calls = tuple(replace(call, static=tuple(False for _ in call.static)) for call in calls)
     counts = {call.function: recorder.counts[call.function] for call in calls}
     static_outputs = tuple(
-        not leaf.requires_grad or (recorder.static_prefix and bool(getattr(leaf, "_ftbc_static", False)))
+        not _is_stream(leaf) or (recorder.static_prefix and bool(getattr(leaf, "_ftbc_static", False)))
         for leaf in tree_leaves(outputs)
         if isinstance(leaf, Tensor)
     )
@@ -94,7 +94,7 @@ class _Recorder(TorchFunctionMode):
         ordinal = self.counts[func]
         self.counts[func] += 1
         leaves = tree_leaves((args, kwargs))
-        positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        positions = [i for i, leaf in enumerate(leaves) if _is_stream(leaf)]
         streams = [leaves[i] for i in positions]
         name = operation_name(func)
         if not streams:
@@ -104,7 +104,7 @@ class _Recorder(TorchFunctionMode):
                 return expanded(func)(*args, **kwargs)
         for stream in streams:
             self._check_known(stream)
-        kind = classify(func, args, kwargs, len(streams))
+        kind = classify(func, args, kwargs, streams)
         if kind is Kind.SMOOTH and self.smooth:
             kind = Kind.RATE_EXACT
         if kind is Kind.METADATA:
@@ -174,12 +174,9 @@ class _Recorder(TorchFunctionMode):
                     f"(output): an output is of type {type(leaf).__name__}: return tensors, or tuples, lists and dicts "
                     "of them"
                 )
-        streams = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+        streams = [leaf for leaf in leaves if _is_stream(leaf)]
         if not streams:
-            self.problems.append(
-                "(output): no output depends on the input through differentiable operations: remove detach() and "
-                "no_grad() from the forward used for inference"
-            )
+            self.problems.append("(output): no output is a tensor that depends on the input")
         for stream in streams:
             self._check_known(stream, "(output)")
             if stream._ftbc_layout.batch not in (0, None):  # type: ignore[attr-defined]
@@ -192,8 +189,8 @@ class _Recorder(TorchFunctionMode):
         maker = stream.grad_fn.name().removesuffix("Backward") if stream.grad_fn is not None else "an operation"
         where = place or f"before {self._path() or '(network)'} ({source_line()})"
         self.problems.append(
-            f"{where}: {maker}: it hides from torch what it does (a custom autograd.Function, a scripted or compiled "
-            "function): use torch functions instead"
+            f"{where}: {maker}: it hides from torch what it does (a scripted or compiled function, an "
+            "extension): use torch functions instead"
         )
         _tag(stream, False, Layout())
 
@@ -214,6 +211,10 @@ class _Recorder(TorchFunctionMode):
 
     def _problem(self, name: str, text: str) -> None:
         self.problems.append(f"{self._path() or '(network)'} ({source_line()}): {name}: {text}")
+
+
+def _is_stream(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and (leaf.requires_grad or hasattr(leaf, "_ftbc_static"))
 
 
 def _tag(stream: Tensor, static: bool, layout: Layout) -> None:

@@ -141,8 +141,8 @@ def _sites_section(results: RunResults) -> str:
     columns += ["bias, RMS at t = 1", f"at t = {results.num_steps}"]
     rows = [_site_row(site) for site in results.sites]
     note = (
-        "Shape of one step's input without the batch; threshold as minimum / mean / maximum over channels, and where it "
-        "comes from; numbers of normalisation layers folded into the layers before the site."
+        "Shape of one step's input without the batch; threshold as minimum / mean / maximum over channels, and where "
+        "it comes from; numbers of normalisation layers folded into the layers before the site."
     )
     summary = str(results.conversion.get("summary", ""))
     return _section(f"Sites ({len(rows)})", f"{summary} {note}".strip(), _table("Sites of the network", columns, rows))
