@@ -40,7 +40,8 @@ CONVERGENCE = {
 COMMON = """
     torchvision resnet18, torchvision vgg11_bn, torchvision mobilenet_v2, torchvision densenet121,
     torchvision googlenet, torchvision squeezenet1_1, torchvision shufflenet_v2_x1_0, torchvision mnasnet1_0,
-    torchvision inception_v3, torchvision regnet_y_400mf, timm resnet50, timm vgg16_bn, timm efficientnet_lite0, timm seresnet18, timm regnetx_002
+    torchvision inception_v3, torchvision regnet_y_400mf, timm resnet50,
+    timm vgg16_bn, timm efficientnet_lite0, timm seresnet18, timm regnetx_002
 """
 FOLDED = ["timm resnet18", "timm resnet50", "torchvision mobilenet_v2", "timm regnetx_002", "timm densenet121"]
 
@@ -130,14 +131,14 @@ def outcome(convert_it: Callable[[nn.Module, Tensor], int], name: str, images: T
 
 @torch.no_grad()
 def seconds(name: str, images: Tensor, fold_bn: bool) -> float:
-    """Best of three simulations of 16 steps, seconds."""
+    """CPU time of the best of three simulations of 16 steps, seconds."""
     snn = convert(create(name), 16, batches=[images], threshold="max", fold_bn=fold_bn, check=False)
     snn.time_chunk = 4
     times = []
     for _ in range(4):  # the first one warms up
-        began = time.perf_counter()
+        began = time.process_time()
         snn(images)
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return min(times[1:])
 
 
@@ -187,7 +188,7 @@ def main() -> None:
         cells = [outcome(function, name, images, activations) for function in others.values()]
         print(f"| {name} | {activations} | converted | " + " | ".join(cells) + " |", flush=True)
 
-    print("\n| network | s | s, folded | speed-up |\n|---|---|---|---|")
+    print("\n| network | CPU seconds | folded | speed-up |\n|---|---|---|---|")
     for name in FOLDED:
         plain, folded = (seconds(name, batch(name, args.images), fold_bn) for fold_bn in (False, True))
         print(f"| {name} | {plain:.2f} | {folded:.2f} | {plain / folded:.2f} × |", flush=True)

@@ -337,6 +337,18 @@ PROBLEMS = {
         ),
         "layer_norm: the batch is dimension 1 of its input, not the first one",
     ),
+    "images of a batch taken together": (
+        network(lambda x, a, c: c(F.relu(a(x) - a(x).mean(0, keepdim=True)).mean((2, 3))), a=conv(), c=head(4)),
+        r"\(network\) \(tests/test_user_networks.py:\d+\): mean: it takes images of the batch together",
+    ),
+    "one image of a batch": (
+        network(lambda x, a, c: c((F.relu(a(x)) + F.relu(a(x))[:1]).mean((2, 3))), a=conv(), c=head(4)),
+        "getitem: it takes images of the batch together, or one out of it",
+    ),
+    "a softmax over the batch": (
+        network(lambda x, a, c: c(F.relu(a(x)).softmax(0).mean((2, 3))), a=conv(), c=head(4)),
+        "the output, after the last site: the mean over time differs",
+    ),
     "an output with the batch last": (
         network(lambda x, a, c: c(F.relu(a(x)).mean((2, 3))).T, a=conv(), c=head(4)),
         r"\(output\): the batch is not the first dimension",
@@ -361,6 +373,12 @@ def test_what_stands_in_the_way_is_named(name):
     ann, message = PROBLEMS[name]
     with pytest.raises(ConversionError, match=message):
         convert(ann, 3, batches=[images()])
+
+
+def test_weights_that_no_module_holds_are_constants():
+    scale = nn.Parameter(torch.tensor(2.0))
+    ann = network(lambda x, a, c: c((F.relu(a(x)) * (scale + 1)).mean((2, 3))), a=conv(), c=head(4))
+    assert [site.operation for site in convert(ann, 3, batches=[images()]).report.sites] == ["relu"]
 
 
 def test_casts_in_the_forward_are_no_failure_of_the_check():

@@ -84,20 +84,23 @@ def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
     double.reset()
     with _Double():
         outputs = double.visit(images.double(), visitor)
+        reference = double.network(images.double())
     diverging = visitor.diverging
-    if diverging is None and any(_differ(out) for out in tree_leaves(outputs) if isinstance(out, Tensor)):
+    pairs = zip(tree_leaves(outputs), tree_leaves(reference), strict=True)
+    if diverging is None and any(_differ(out, exact) for out, exact in pairs if isinstance(out, Tensor)):
         diverging = "the output, after the last site"
     if diverging is not None:
         raise ConversionError(
             [
-                f"{diverging}: the mean over time differs from the ANN's value, so an operation before it is neither "
-                "linear nor converted; write it with torch functions that appear in the conversion report"
+                f"{diverging}: the mean over time differs from the ANN's value: an operation between it and the site "
+                "before is neither linear nor a site of its own, or it mixes the images of a batch"
             ]
         )
 
 
-def _differ(blocks: Tensor) -> bool:
-    """Whether the mean of the blocks behind the first one differs from the first one by more than rounding."""
+def _differ(blocks: Tensor, reference: Tensor | None = None) -> bool:
+    """Whether the first block, the mean of the others and the ANN run by itself differ by more than rounding."""
     ann, mean = blocks[0], blocks[1:].mean(0)
     scale = ann.abs().max().clamp(min=1e-30)
-    return not bool(((mean - ann).abs().max() / scale) < _TOLERANCE)
+    errors = [mean - ann] if reference is None else [mean - ann, reference - ann]
+    return not all(bool((error.abs().max() / scale) < _TOLERANCE) for error in errors)

@@ -19,6 +19,7 @@ _REARRANGING = names(
     "getitem select narrow index_select mean sum chunk split split_with_sizes tensor_split unbind repeat expand "
     "view_as reshape_as expand_as"
 )
+_GONE = -1
 _LAST = frozenset({"linear", "layer_norm", "rms_norm", "matmul"})
 
 
@@ -35,6 +36,10 @@ class Layout(NamedTuple):
         return 2 if ndim == 3 else 1
 
 
+class BatchMixed(Exception):  # noqa: N818 - not an error by itself; the caller says what it means
+    """An operation took several images of a batch together, or one out of it."""
+
+
 def follow(
     name: str, before: Layout, source: Tensor, again: Callable[[Tensor], Any], outputs: Sequence[Tensor]
 ) -> list[Layout]:
@@ -46,9 +51,15 @@ def follow(
         source: Its first input that depends on the network's.
         again: Applies the operation to another tensor of the same shape.
         outputs: Its results.
+
+    Raises:
+        BatchMixed: The result does not tell the images of the batch apart any more.
     """
     if name in _REARRANGING:
         batch, channels = (_moved(source.shape, dim, again, len(outputs)) for dim in before)
+        if _GONE in batch:
+            raise BatchMixed
+        channels = [None if dim == _GONE else dim for dim in channels]
         return [Layout(*pair) for pair in zip(batch, channels, strict=True)]
     return [_after(name, before, source.ndim, out.ndim) for out in outputs]
 
@@ -78,9 +89,9 @@ def _moved(shape: Sequence[int], dim: int | None, again: Callable[[Tensor], Any]
 
 
 def _varying(marker: Tensor) -> int | None:
-    """The only dimension along which a tensor varies, or None."""
+    """The only dimension along which a tensor varies; None if there are several, ``_GONE`` if there is none."""
     varying = [d for d in range(marker.ndim) if bool((marker != marker.narrow(d, 0, 1)).any())]
-    return varying[0] if len(varying) == 1 else None
+    return _GONE if not varying else varying[0] if len(varying) == 1 else None
 
 
 def with_leaf(args: Any, kwargs: Any, old: Tensor, new: Tensor) -> tuple[Any, Any]:

@@ -20,6 +20,11 @@ from ftbc_pl.conversion.operations import Kind
 from ftbc_pl.conversion.report import ConversionReport
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 
+_OTHER_PATH = (
+    "The network called other operations than when it was converted: its forward depends on the data or on the input "
+    "size. Convert it again with an example of this size, or remove the dependence."
+)
+
 
 class Visitor(Protocol):
     """What happens at the sites during one forward of the ANN's code."""
@@ -232,6 +237,8 @@ class Redirection(TorchFunctionMode):
 
         inputs = [leaves[position] for position in call.streams]
         if call.kind is Kind.SPIKING:
+            if inputs[0].shape[call.channel_dim :][:1] != call.shape[call.channel_dim - 1 :][:1]:
+                raise RuntimeError(_OTHER_PATH)
             return self.visitor.neuron(call, site, inputs[0], function)  # type: ignore[arg-type]
         return self.visitor.rate_exact(call, site, inputs, function)  # type: ignore[arg-type]
 
@@ -244,10 +251,7 @@ class Redirection(TorchFunctionMode):
         with self:
             outputs = self.network(rows)
         if dict(self.counts) != self.expected:
-            raise RuntimeError(
-                "The network called other operations than when it was converted: its forward depends on the data or on "
-                "the input size. Convert it again with an example of this size, or remove the dependence."
-            )
+            raise RuntimeError(_OTHER_PATH)
         return outputs
 
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.conversion.calls import Call, Origin, Trace
 from ftbc_pl.conversion.composite import COMPOSITE, expanded
-from ftbc_pl.conversion.layout import Layout, follow, with_leaf
+from ftbc_pl.conversion.layout import BatchMixed, Layout, follow, with_leaf
 from ftbc_pl.conversion.modules import is_activation_module, module_paths, source_line
 from ftbc_pl.conversion.operations import Kind, advice, classify, is_inplace, operation_name, upper_bound
 
@@ -98,7 +98,11 @@ class _Recorder(TorchFunctionMode):
         streams = [leaves[i] for i in positions]
         name = operation_name(func)
         if not streams:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            for leaf in tree_leaves(out):
+                if isinstance(leaf, Tensor) and leaf.requires_grad:
+                    leaf._ftbc_constant = True  # type: ignore[attr-defined]
+            return out
         if name in COMPOSITE:
             with self:
                 return expanded(func)(*args, **kwargs)
@@ -161,7 +165,12 @@ class _Recorder(TorchFunctionMode):
             return func(*marked_args, **marked_kwargs)
 
         source = streams[0] if streams[0].shape == shape else streams[0].new_empty(shape)
-        for leaf, after in zip(results, follow(name, layout, source, again, results), strict=True):
+        try:
+            layouts = follow(name, layout, source, again, results)
+        except BatchMixed:
+            self._problem(name, "it takes images of the batch together, or one out of it: treat each image by itself")
+            layouts = [Layout(None, None)] * len(results)
+        for leaf, after in zip(results, layouts, strict=True):
             _tag(leaf, remains_static, after)
         return out
 
@@ -214,7 +223,10 @@ class _Recorder(TorchFunctionMode):
 
 
 def _is_stream(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and (leaf.requires_grad or hasattr(leaf, "_ftbc_static"))
+    if not isinstance(leaf, Tensor) or hasattr(leaf, "_ftbc_constant"):
+        return False
+    # A leaf of autograd without a tag is a parameter that no module of the network holds.
+    return hasattr(leaf, "_ftbc_static") or (leaf.requires_grad and not leaf.is_leaf)
 
 
 def _tag(stream: Tensor, static: bool, layout: Layout) -> None:
