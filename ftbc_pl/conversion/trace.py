@@ -195,7 +195,7 @@ class _Recorder(TorchFunctionMode):
         """Report a stream that no recorded operation has made."""
         if hasattr(stream, "_ftbc_static"):
             return
-        maker = stream.grad_fn.name().removesuffix("Backward") if stream.grad_fn is not None else "an operation"
+        maker = stream.grad_fn.name().partition("Backward")[0] if stream.grad_fn is not None else "an operation"
         where = place or f"before {self._path() or '(network)'} ({source_line()})"
         self.problems.append(
             f"{where}: {maker}: it hides from torch what it does (a scripted or compiled function, an "
