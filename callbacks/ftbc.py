@@ -33,9 +33,10 @@ class FTBC(Callback):
         self,
         enabled: bool = True,
         num_steps: int = 8,
-        solver: Literal["heuristic", "exact"] = "exact",
+        solver: Literal["heuristic", "exact", "balanced"] = "exact",
         granularity: Literal["channel", "layer"] = "channel",
         alpha: float = 0.5,
+        mean_weight: float = 10.0,
         passes: int = 1,
         num_batches: int = 1,
         batch_size: int = 128,
@@ -53,9 +54,11 @@ class FTBC(Callback):
         Args:
             enabled: Switch off to train the ANN only.
             num_steps: Timesteps T to convert and calibrate for; accuracy is reported at every t up to T.
-            solver: exact makes every channel fire as often as the ANN demands; heuristic is the paper's rule.
+            solver: balanced keeps the output of single neurons and their mean close to the ANN's; exact makes every
+                channel fire as often as the ANN demands; heuristic is the paper's rule.
             granularity: One bias a channel, or one for the whole layer.
             alpha: Step size of heuristic, in (0, 1].
+            mean_weight: How much more an error of a channel's mean counts in balanced than one of a neuron, 0 or more.
             passes: How often heuristic goes over the batches.
             num_batches: Batches of training images to calibrate with.
             batch_size: Images in each of them, counted over all processes.
@@ -80,7 +83,7 @@ class FTBC(Callback):
             raise ValueError(f"ftbc.time_chunk must be at least 1, got {time_chunk}.")
         self.enabled = enabled
         self.num_steps = num_steps
-        self.options = CalibrationOptions(solver, granularity, alpha, passes, num_batches)
+        self.options = CalibrationOptions(solver, granularity, alpha, mean_weight, passes, num_batches)
         self.batch_size = batch_size
         self.conversion: dict[str, Any] = {
             "threshold": check_threshold(threshold), "v0": v0, "smooth": smooth, "fold_bn": fold_bn

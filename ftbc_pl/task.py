@@ -13,12 +13,15 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from ftbc_pl.conversion import prepare
+from ftbc_pl.conversion.prepare import measure_start_thresholds_
 from ftbc_pl.layers import QCFS
-from ftbc_pl.models import create_network, load_weights
+from ftbc_pl.models import create_network, load_weights, read_weights
 from ftbc_pl.schedules import Cosine, OneCycle, announce_length
 
 # Looking at the loss makes a GPU wait, so not at every step.
 _CHECK_EVERY = 20
+# Images on which start thresholds are measured, over all processes.
+_MEASURED_IMAGES = 128
 
 
 def default_optimizer(parameters: Any) -> Optimizer:
@@ -40,7 +43,7 @@ class ImageClassifier(LightningModule):
         network_args: dict[str, Any] | None = None,
         activation: Literal["relu", "qcfs", "rts"] = "qcfs",
         levels: int = 8,
-        threshold: float | None = None,
+        threshold: float | Literal["measured"] | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = False,
         compile: bool = False,
@@ -54,13 +57,15 @@ class ImageClassifier(LightningModule):
             num_classes: Number of classes; on the command line taken from the data.
             in_chans: Channels of the images: 3 for colour, 1 for grey.
             pretrained: Start from timm's pretrained weights, downloading them where needed.
-            weights: Start from this file: safetensors, a PyTorch state dict or a Lightning checkpoint.
+            weights: Start from this file: safetensors, a PyTorch state dict or a Lightning checkpoint; those of a ReLU
+                network are taken for qcfs and rts too.
             pooling: max or avg for ResNets and VGGs; left out: as the network is.
             network_args: Whatever else the network's constructor takes.
             activation: relu leaves the network as it is; qcfs trains with quantised activations and a learnable
                 threshold a layer; rts with ReLU clipped at a fixed threshold.
             levels: Quantisation levels L of qcfs.
-            threshold: θ at the start, in activation units; left out: 8 for qcfs, 1 for rts.
+            threshold: θ at the start, in activation units; measured: from the activations of training images when fit
+                begins, for networks that start from trained weights; left out: 8 for qcfs, 1 for rts.
             label_smoothing: Weight of the uniform distribution in the targets, in [0, 1).
             channels_last: Keep images and weights with channels last; faster for convolutions in 16 bits.
             compile: Compile the network with torch.compile.
@@ -76,8 +81,13 @@ class ImageClassifier(LightningModule):
             network, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, pooling=pooling,
             **(network_args or {}),
         )  # fmt: skip
-        self.network = prepare(created, activation, levels=levels, threshold=threshold)
-        if weights is not None:
+        from_relu = weights is not None and not any(key.endswith("threshold") for key in read_weights(weights))
+        if weights is not None and from_relu:
+            load_weights(created, weights)
+        self.measure_thresholds = threshold == "measured"
+        start = None if threshold == "measured" else threshold
+        self.network = prepare(created, activation, levels=levels, threshold=start)
+        if weights is not None and not from_relu:
             load_weights(self.network, weights)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -101,8 +111,13 @@ class ImageClassifier(LightningModule):
         return self.network(images.contiguous(memory_format=self.memory_format))  # type: ignore[no-any-return]
 
     def setup(self, stage: str) -> None:
-        """Check that network and data have the same classes."""
+        """Check that network and data have the same classes, and measure the thresholds to start from if asked to."""
         self.check_classes(self.trainer)
+        if stage == "fit" and self.measure_thresholds:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            # In several processes each sees its own share; DDP hands on what the first one has measured.
+            images = min(_MEASURED_IMAGES, len(data.images("calibration")))
+            measure_start_thresholds_(self.network, data.calibration_dataloader(images, 1))
 
     def check_classes(self, trainer: Trainer) -> None:
         """Check that the network and the trainer's data have the same classes.

@@ -60,3 +60,15 @@ def mse_threshold(activation: Tensor, num_steps: int, v0: float) -> float:
         return float((activation - fired).square().sum())
 
     return min(candidates, key=error)
+
+
+def balanced_bias(
+    membrane: Tensor, error: Tensor, threshold: float, mean_weight: float, candidates: list[float]
+) -> tuple[float, float]:
+    """The candidate for b[t] of one channel with the least squared error, by trying all; returns it and its loss."""
+
+    def loss(bias: float) -> float:
+        left = error - threshold * (membrane + bias >= threshold).to(error)
+        return float(left.square().mean() + mean_weight * left.mean() ** 2)
+
+    return min(((b, loss(b)) for b in candidates), key=lambda pair: (pair[1], abs(pair[0])))

@@ -66,7 +66,7 @@ def test_exact_meets_every_target_of_its_calibration_batch():
         assert ((fired - target).abs() <= 1.001 / samples).all()
 
 
-@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+@pytest.mark.parametrize("solver", ["balanced", "exact", "heuristic"])
 @pytest.mark.parametrize("chunk", [1, 3, 8])
 def test_chunks_of_any_size_give_the_same_biases(solver, chunk):
     snn = double_snn()
@@ -78,7 +78,7 @@ def test_chunks_of_any_size_give_the_same_biases(solver, chunk):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+@pytest.mark.parametrize("solver", ["balanced", "exact", "heuristic"])
 def test_biases_of_four_steps_are_the_first_four_of_eight(solver):
     short, long = double_snn(4), double_snn(8)
     for snn in (short, long):
@@ -100,7 +100,7 @@ def test_exact_averages_the_biases_of_its_batches():
         torch.testing.assert_close(both, (first + second) / 2, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+@pytest.mark.parametrize("solver", ["balanced", "exact", "heuristic"])
 def test_a_layer_has_one_bias_a_step(solver):
     snn = double_snn()
     calibrate_(snn, [images().double()], solver=solver, granularity="layer", progress=False)
@@ -109,7 +109,7 @@ def test_a_layer_has_one_bias_a_step(solver):
         assert bias.abs().max() > 0
 
 
-@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+@pytest.mark.parametrize("solver", ["balanced", "exact", "heuristic"])
 @pytest.mark.parametrize("threshold", ["mse", "max"])
 def test_dead_and_saturated_channels_are_normal_and_counted(solver, threshold):
     network = small_cnn()
@@ -164,7 +164,8 @@ def test_an_interrupt_leaves_the_biases_alone():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"solver": "best"}, "solver must be"),
+        ({"solver": "best"}, "solver must be one of heuristic, exact, balanced, got 'best'"),
+        ({"mean_weight": -1.0}, "mean_weight must be 0 or more, got -1"),
         ({"granularity": "pixel"}, "granularity must be"),
         ({"alpha": 0.0}, "alpha must lie in"),
         ({"passes": 2}, "solver 'exact' needs one pass"),

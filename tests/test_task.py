@@ -56,6 +56,23 @@ class TestOptimizer:
         fit(task, tmp_path)
         assert any(m.threshold.item() != 1.0 for m in task.network.modules() if isinstance(m, QCFS))
 
+    @pytest.mark.parametrize("activation", ["qcfs", "rts"])
+    def test_training_goes_on_from_a_relu_network_with_measured_thresholds(self, tmp_path, activation):
+        relu = ImageClassifier(in_chans=1, activation="relu").network
+        torch.save(relu.state_dict(), tmp_path / "relu.pt")
+        task = ImageClassifier(
+            in_chans=1, activation=activation, weights=str(tmp_path / "relu.pt"), threshold="measured"
+        )
+        own = task.network.state_dict()
+        assert all(torch.equal(own[name], value) for name, value in relu.state_dict().items())
+        fit(task, tmp_path, max_steps=0, num_sanity_val_steps=0)
+        images, _ = next(iter(DigitsData().calibration_dataloader(128, 1)))
+        with torch.no_grad():
+            activations = relu.eval().forward_features(images)
+        expected = activations[activations > 0].quantile(0.999).item()
+        last = [m for m in task.network.modules() if isinstance(m, QCFS | ClippedReLU)][-1]
+        assert last.threshold.item() == pytest.approx(expected, rel=0.01)
+
 
 class TestSchedule:
     def test_cosine_ends_at_zero_after_the_last_step(self, tmp_path):

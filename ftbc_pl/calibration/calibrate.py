@@ -8,7 +8,7 @@ forward for every layer).
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.conversion.network import Simulation, SpikingNetwork
 from ftbc_pl.distributed import is_main_process, sum_over_processes
+from ftbc_pl.functional.balanced import balanced_bias
 from ftbc_pl.functional.solvers import Granularity, Solver, Target, exact_bias, heuristic_bias
 from ftbc_pl.layers import SpikingNeuron
 
@@ -30,6 +31,7 @@ class CalibrationOptions:
     solver: Solver = "exact"
     granularity: Granularity = "channel"
     alpha: float = 0.5
+    mean_weight: float = 10.0
     passes: int = 1
     num_batches: int = 1
 
@@ -39,17 +41,19 @@ class CalibrationOptions:
         Raises:
             ValueError: One is out of range.
         """
-        if self.solver not in ("heuristic", "exact"):
-            raise ValueError(f"solver must be 'heuristic' or 'exact', got {self.solver!r}.")
+        if self.solver not in get_args(Solver):
+            raise ValueError(f"solver must be one of {', '.join(get_args(Solver))}, got {self.solver!r}.")
         if self.granularity not in ("channel", "layer"):
             raise ValueError(f"granularity must be 'channel' or 'layer', got {self.granularity!r}.")
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}.")
+        if not self.mean_weight >= 0:
+            raise ValueError(f"mean_weight must be 0 or more, got {self.mean_weight}.")
         for name in ("passes", "num_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.solver == "exact" and self.passes > 1:
-            raise ValueError("solver 'exact' needs one pass: set passes to 1, or take more num_batches.")
+        if self.solver != "heuristic" and self.passes > 1:
+            raise ValueError(f"solver {self.solver!r} needs one pass: set passes to 1, or take more num_batches.")
 
 
 class _SiteState:
@@ -57,6 +61,9 @@ class _SiteState:
 
     def __init__(self, site: SpikingNeuron) -> None:
         self.target: Target | None = None
+        # What the output so far lacks, and what the ANN puts out a step; only for solvers that look at single neurons.
+        self.error: Tensor | None = None
+        self.activation: Tensor | None = None
         self.bias_sum = torch.zeros_like(site.temporal_bias, dtype=torch.float64)
         self.fired = torch.zeros(len(site.temporal_bias), dtype=torch.float64, device=site.threshold.device)
         self.counted = 0
@@ -89,21 +96,30 @@ class _CalibrationStep(Simulation):
             state.target = target
             state.never &= target.activation <= 0
             state.always &= target.activation >= site.threshold * (1 - 1e-6)
-        assert state.target is not None, "the first chunk carries the ANN's rows"
+            if self.options.solver == "balanced":
+                # A copy, since the ANN may go on to overwrite its activation.
+                state.activation, state.error = out[0].clone(), torch.zeros_like(out[0])
         for x, spikes in zip(current, out[self.ann_rows :], strict=True):
             step, membrane = site.step, site.membrane_like(x).add_(x)
-            bias = self.solve(membrane, site.temporal_bias[step], state.target, site)
-            site.temporal_bias[step] = bias
+            if state.error is not None and state.activation is not None:
+                state.error.add_(state.activation)
+            site.temporal_bias[step] = self.solve(membrane, site.temporal_bias[step], state, site)
             site.add_bias_(step)
             site.fire_(spikes)
+            if state.error is not None:
+                state.error.sub_(spikes)
             state.fired[step] += torch.count_nonzero(spikes)
             state.counted += spikes.numel()
 
-    def solve(self, membrane: Tensor, bias: Tensor, target: Target, site: SpikingNeuron) -> Tensor:
-        options, dim = self.options, site.channel_dim
+    def solve(self, membrane: Tensor, bias: Tensor, state: _SiteState, site: SpikingNeuron) -> Tensor:
+        options, theta, dim = self.options, site.threshold, site.channel_dim
+        if options.solver == "balanced":
+            assert state.error is not None, "the first chunk carries the ANN's rows"
+            return balanced_bias(membrane, state.error, theta, dim, options.mean_weight, options.granularity)
+        assert state.target is not None, "the first chunk carries the ANN's rows"
         if options.solver == "exact":
-            return exact_bias(membrane, target, site.threshold, dim, options.granularity)
-        return heuristic_bias(membrane, bias, target, site.threshold, dim, options.alpha, options.granularity)
+            return exact_bias(membrane, state.target, theta, dim, options.granularity)
+        return heuristic_bias(membrane, bias, state.target, theta, dim, options.alpha, options.granularity)
 
 
 @torch.no_grad()
@@ -114,6 +130,7 @@ def calibrate_(
     solver: Solver = "exact",
     granularity: Granularity = "channel",
     alpha: float = 0.5,
+    mean_weight: float = 10.0,
     passes: int = 1,
     num_batches: int = 1,
     progress: bool = True,
@@ -126,19 +143,21 @@ def calibrate_(
     Args:
         snn: A converted network.
         loader: Training images (B, ...) or (images, labels), without augmentation.
-        solver: ``exact`` makes each channel fire as often as the ANN demands; ``heuristic`` is the paper's rule.
+        solver: ``balanced`` keeps the output of single neurons and their mean close to the ANN's, ``exact`` makes each
+            channel fire as often as the ANN demands; ``heuristic`` is the paper's rule.
         granularity: One bias a ``channel``, or one for the whole ``layer``.
         alpha: Step size α of ``heuristic``, in (0, 1].
+        mean_weight: λ ≥ 0 of ``balanced``: how much more an error of a channel's mean counts than one of a neuron.
         passes: How often ``heuristic`` goes over the batches.
-        num_batches: How many batches are used. ``exact`` averages their biases, ``heuristic`` goes on from one to the
-            next.
+        num_batches: How many batches are used. ``heuristic`` goes on from one to the next, the others average their
+            biases.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: An option is out of range, the loader holds fewer batches, or a site has NaN or infinite input (it
             is named).
     """
-    options = CalibrationOptions(solver, granularity, alpha, passes, num_batches)
+    options = CalibrationOptions(solver, granularity, alpha, mean_weight, passes, num_batches)
     began = time.perf_counter()
     states = {call.name: _SiteState(site) for call, site in snn.neurons()}
     before = {call.name: site.temporal_bias.clone() for call, site in snn.neurons()}
@@ -155,7 +174,7 @@ def calibrate_(
                     images += len(rows) * (number == 0)
                     _calibrate_batch(snn, rows, options, states)
                     bar.update()
-        if options.solver == "exact":
+        if options.solver != "heuristic":
             for call, site in snn.neurons():
                 site.temporal_bias.copy_(states[call.name].bias_sum / options.num_batches)
     except BaseException:

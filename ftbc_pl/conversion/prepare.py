@@ -44,49 +44,54 @@ def prepare(
     prepared = copy.deepcopy(model)
     if activation == "relu":
         return prepared
-    relus: dict[str, nn.Module] = {
-        name: module for name, module in prepared.named_modules() if isinstance(module, nn.ReLU | nn.ReLU6)
-    }
+    relus = [module for module in prepared.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
     if not relus:
         raise ConversionError(
             [f"(network): {type(model).__name__} has no ReLU module to exchange; use nn.ReLU, not F.relu"]
         )
-    measured = _measure(prepared, relus, batches) if threshold is None and batches is not None else {}
     default = 8.0 if activation == "qcfs" else 1.0
-    exchanged: dict[nn.Module, nn.Module] = {}
-    for name, module in relus.items():
-        start = measured.get(name, default if threshold is None else threshold)
-        exchanged[module] = QCFS(levels, start) if activation == "qcfs" else ClippedReLU(start)
+    start = default if threshold is None else threshold
+    exchanged: dict[nn.Module, nn.Module] = {
+        module: QCFS(levels, start) if activation == "qcfs" else ClippedReLU(start) for module in relus
+    }
     for parent in list(prepared.modules()):
         for name, child in list(parent.named_children()):
             if child in exchanged:
                 setattr(parent, name, exchanged[child])
     # Lets a saved network be rebuilt from its name.
     prepared.prepared = {"activation": activation, "levels": levels}  # type: ignore[assignment]
+    if threshold is None and batches is not None:
+        measure_start_thresholds_(prepared, batches)
     return prepared
 
 
 @torch.no_grad()
-def _measure(model: nn.Module, relus: dict[str, nn.Module], batches: Iterable[Any]) -> dict[str, float]:
-    """99.9th percentile of the positive activations of each module on the first batch."""
-    found: dict[str, float] = {}
+def measure_start_thresholds_(network: nn.Module, batches: Iterable[Any]) -> None:
+    """Set each QCFS or clipped ReLU to the 99.9th percentile of the positive activations that a ReLU would have there.
 
-    def hook_for(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            positive = output[output > 0].flatten()
-            if positive.numel():
-                rank = max(1, int(positive.numel() * _MEASURED_QUANTILE))
-                found[name] = max(found.get(name, 0.0), positive.kthvalue(rank).values.item())
+    Args:
+        network: A prepared network; its thresholds are changed in place. Modules that put out nothing positive keep
+            theirs.
+        batches: Training images; the first batch is used.
+    """
+    found: dict[nn.Module, float] = {}
 
-        return hook
+    def run_as_relu(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        activation = args[0].relu()
+        positive = activation[activation > 0].float()
+        if positive.numel():
+            rank = max(1, int(positive.numel() * _MEASURED_QUANTILE))
+            found[module] = max(found.get(module, 0.0), positive.kthvalue(rank).values.item())
+        return activation
 
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in relus.items()]
-    training = model.training
-    parameter = next(model.parameters())
+    sites = [module for module in network.modules() if isinstance(module, QCFS | ClippedReLU)]
+    handles = [module.register_forward_hook(run_as_relu) for module in sites]
+    training = network.training
     try:
-        model.eval()(to_images(next(iter(batches))).to(parameter.device))
+        network.eval()(to_images(next(iter(batches))).to(next(network.parameters()).device))
     finally:
-        model.train(training)
+        network.train(training)
         for handle in handles:
             handle.remove()
-    return found
+    for module, measured in found.items():
+        module.threshold.fill_(measured)  # type: ignore[union-attr, operator]

@@ -15,7 +15,7 @@ from ftbc_pl.distributed import sum_over_processes
 from ftbc_pl.functional.neuron import per_channel
 from ftbc_pl.functional.selection import largest
 
-Solver = Literal["heuristic", "exact"]
+Solver = Literal["heuristic", "exact", "balanced"]
 Granularity = Literal["channel", "layer"]
 
 

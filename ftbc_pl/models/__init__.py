@@ -5,6 +5,6 @@ VGG-16, and a small MobileNetV2.
 from . import mobilenet, resnet, vgg  # registers the networks with timm
 from .factory import create_network
 from .pooling import select_pooling
-from .weights import load_weights
+from .weights import load_weights, read_weights
 
-__all__ = ["create_network", "load_weights", "mobilenet", "resnet", "select_pooling", "vgg"]
+__all__ = ["create_network", "load_weights", "mobilenet", "read_weights", "resnet", "select_pooling", "vgg"]

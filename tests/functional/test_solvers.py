@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftbc_pl.functional.balanced import balanced_bias
 from ftbc_pl.functional.neuron import integrate_and_fire_
 from ftbc_pl.functional.selection import largest
 from ftbc_pl.functional.solvers import Target, exact_bias, heuristic_bias
@@ -85,6 +86,67 @@ def test_heuristic_equals_the_reference_step_by_step(layer):
             )
             assert torch.equal(spikes[0], outputs[t])
         torch.testing.assert_close(bias, expected, rtol=0, atol=1e-15)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    mean_weight=st.sampled_from([0.0, 1.0, 10.0, 1e6]),
+    threshold=st.sampled_from([0.5, 1.0, 4.0]),
+)
+def test_balanced_is_the_best_of_all_candidates(seed, mean_weight, threshold):
+    generator = torch.Generator().manual_seed(seed)
+    # Multiples of θ/16 leave nothing to rounding.
+    membrane, error = (torch.randint(-40, 60, (6, 3, 2), generator=generator) * (threshold / 16) for _ in range(2))
+    bias = balanced_bias(membrane, error, torch.full((3,), threshold), 1, mean_weight)
+    candidates = [k * threshold / 256 for k in range(-256, 513)]
+    for channel in range(3):
+        expected, _ = reference.balanced_bias(
+            membrane[:, channel].double(), error[:, channel].double(), threshold, mean_weight, candidates
+        )
+        assert bias[channel].item() == expected
+
+
+def test_balanced_has_one_bias_a_layer_where_thresholds_differ():
+    generator = torch.Generator().manual_seed(0)
+    threshold = torch.tensor([1.0, 2.0])
+    membrane, error = (torch.randint(-16, 40, (30, 2), generator=generator) / 16 for _ in range(2))
+    (bias, same) = balanced_bias(membrane, error, threshold, 1, 3.0, "layer").tolist()
+    assert bias == same
+
+    def loss(candidate):
+        left = error - threshold * (membrane + candidate >= threshold)
+        return (left.square().mean() + 3.0 * left.mean() ** 2).item()
+
+    best = min((k * 2.0 / 256 for k in range(-256, 513)), key=lambda b: (round(loss(b), 5), abs(b)))
+    assert loss(bias) == pytest.approx(loss(best), rel=1e-5)
+
+
+def test_balanced_without_limit_matches_the_mean_like_exact():
+    generator = torch.Generator().manual_seed(0)
+    membrane, activation = torch.randn(500, 3, 4, generator=generator), torch.rand(500, 3, 4, generator=generator)
+    threshold = torch.tensor([1.0, 1.5, 2.0])
+    bias = balanced_bias(membrane, activation, threshold, 1, 1e9)
+    exact = exact_bias(membrane, Target.of(activation, threshold, 1), threshold, 1)
+    assert ((bias - exact).abs() <= threshold / 256).all()
+
+
+def test_balanced_of_parts_adds_up_to_the_bit_in_any_order():
+    generator = torch.Generator().manual_seed(0)
+    membrane, error = (torch.randn(64, 5, 7, generator=generator) for _ in range(2))
+    order = torch.randperm(64, generator=generator)
+    threshold = torch.rand(5, generator=generator) + 0.5
+    whole = balanced_bias(membrane, error, threshold, 1, 3.0)
+    assert torch.equal(whole, balanced_bias(membrane[order], error[order], threshold, 1, 3.0))
+    last = balanced_bias(membrane.movedim(1, 2), error.movedim(1, 2), threshold, 2, 3.0)
+    assert torch.equal(whole, last)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 5.0, 1e30])
+def test_balanced_of_a_constant_channel_is_finite(value):
+    membrane = torch.full((4, 2), value)
+    for error in (torch.zeros(4, 2), torch.full((4, 2), 9.0)):
+        assert balanced_bias(membrane, error, torch.ones(2), 1, 10.0).abs().max() <= 2
 
 
 def test_mse_threshold_is_the_best_of_all_candidates():
