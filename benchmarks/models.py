@@ -24,6 +24,7 @@ import torch
 import torchvision
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ftbc_pl import convert
 
@@ -96,8 +97,28 @@ def convergence(name: str, num_steps: int, images: Tensor, time_chunk: int) -> d
     return {t: float((sums[t - 1] / t - exact).norm() / exact.norm()) for t in steps}
 
 
+class ActivationCount(TorchDispatchMode):
+    """Counts the calls of a ReLU that reach torch's kernels, whoever made them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relus = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.strip("_")
+        clamp = name in ("hardtanh", "clamp", "clamp_min") and args[1] == 0
+        self.relus += name == "relu" or clamp
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def count_activations(name: str, images: Tensor) -> int:
+    with ActivationCount() as count:
+        create(name)(images)
+    return count.relus
+
+
 def ours(ann: nn.Module, images: Tensor) -> int:
-    """Spiking sites; the tests count the activations independently and find as many."""
     return convert(ann, 2, batches=[images], threshold="max").report.spiking
 
 
@@ -121,11 +142,12 @@ def sinabs(ann: nn.Module, images: Tensor) -> int:
 
 
 def outcome(convert_it: Callable[[nn.Module, Tensor], int], name: str, images: Tensor, activations: int) -> str:
+    """What a library makes of a network: all activations replaced, some, or an error (which comes after a colon)."""
     try:
         neurons = convert_it(create(name), images)
     except Exception as error:  # whatever a library raises is its outcome
         first = str(error).strip().split("\n")[0]
-        return f"failed: {first[:76].replace('|', '/')}"
+        return f"failed: {type(error).__name__}: {first[:200]}"
     return "converted" if neurons >= activations else f"{neurons} of {activations}"
 
 
@@ -176,17 +198,20 @@ def main() -> None:
     if args.figure is not None:
         draw(curves, args.figure)
 
-    others = {
-        f"{label} {version(label.lower())}": function
-        for label, function in {"SpikingJelly": spikingjelly, "sinabs": sinabs}.items()
-        if importlib.util.find_spec(label.lower())
-    }
-    print("\n| network | activations | ftbc_pl | " + " | ".join(others) + " |\n|---|---|---|" + "---|" * len(others))
+    converters = {f"ftbc_pl {version('ftbc_pl')}": ours}
+    for label, function in {"SpikingJelly": spikingjelly, "sinabs": sinabs}.items():
+        if importlib.util.find_spec(label.lower()):
+            converters[f"{label} {version(label.lower())}"] = function
+    print("\n| network | activations | " + " | ".join(converters) + " |\n|---|---|" + "---|" * len(converters))
+    reasons = []
     for name in map(str.strip, COMMON.split(",")):
         images = batch(name, 2)
-        activations = ours(create(name), images)
-        cells = [outcome(function, name, images, activations) for function in others.values()]
-        print(f"| {name} | {activations} | converted | " + " | ".join(cells) + " |", flush=True)
+        activations = count_activations(name, images)
+        cells = [outcome(function, name, images, activations) for function in converters.values()]
+        reasons += [f"{name}, {label}: {cell}" for label, cell in zip(converters, cells, strict=True) if ":" in cell]
+        cells = [cell.partition(":")[0] for cell in cells]
+        print(f"| {name} | {activations} | " + " | ".join(cells) + " |", flush=True)
+    print("\n" + "\n".join(reasons))
 
     print("\n| network | CPU seconds | folded | speed-up |\n|---|---|---|---|")
     for name in FOLDED:

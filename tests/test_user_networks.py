@@ -375,6 +375,18 @@ def test_what_stands_in_the_way_is_named(name):
         convert(ann, 3, batches=[images()])
 
 
+def test_a_network_may_keep_its_activations():
+    class Keeping(Nested):
+        def forward(self, x):
+            self.kept = torch.relu(self.stem(x))
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    snn = convert(randomise_(Keeping()), 3, batches=[images()], threshold="max", fold_bn=True)
+    assert not snn.network.kept.requires_grad
+    assert snn(images()).shape == (3, 16, 5)
+
+
 def test_weights_that_no_module_holds_are_constants():
     scale = nn.Parameter(torch.tensor(2.0))
     ann = network(lambda x, a, c: c((F.relu(a(x)) * (scale + 1)).mean((2, 3))), a=conv(), c=head(4))
@@ -473,6 +485,16 @@ def test_backbones_give_running_feature_maps(name, tmp_path):
     save_snn(snn, tmp_path)
     loaded = load_snn(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(loaded(batch), outputs, strict=True))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_and_normalisation_inside_the_network_are_no_obstacle(name):
+    torch.manual_seed(0)
+    with pytest.warns(FutureWarning, match="initialization"):
+        ann = torchvision.models.get_model(name, weights=None, aux_logits=True, transform_input=True)
+    ann = randomise_(ann)
+    relus, _ = count_activations(ann, images(2, 96))
+    assert convert(ann, 2, example=images(2, 96), measure=False).report.spiking == relus
 
 
 def test_a_segmentation_network_converts():

@@ -74,7 +74,8 @@ def convert(
     if len(example) < 2:
         example = torch.cat([example, example])
     folded = fold_batch_norm_(network, example) if fold_bn else {}
-    found = trace(network, example, smooth=smooth == "rate")
+    # A copy, since a network that keeps its activations (attention maps, say) would hold the graph of this forward.
+    found = trace(copy.deepcopy(network), example, smooth=smooth == "rate")
     if found.problems:
         raise ConversionError(found.problems)
     if not any(call.kind is Kind.SPIKING for call in found.calls):
