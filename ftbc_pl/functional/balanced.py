@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ftbc_pl.distributed import sum_over_processes
-from ftbc_pl.functional.neuron import per_channel
+from ftbc_pl.functional.neuron import batch_slices, per_channel
 
 _BINS = 256  # candidates for the bias, in each θ
 _ZERO = _BINS  # index of the candidate 0: they go from −θ …
 _CANDIDATES = 3 * _BINS + 1  # … to 2θ
-_INTEGER = 2.0**16  # values are summed as multiples of its inverse, so that the order of a sum does not matter
+_INTEGER = 2.0**16  # errors are summed as multiples of θ over this, so that the order of a sum does not matter
 
 
 def balanced_bias(
@@ -43,43 +43,38 @@ def balanced_bias(
     Returns:
         b[t], (C,).
     """
-    by_channel = granularity == "channel"
-    channels, ndim = threshold.numel(), membrane.ndim
-    unit = threshold if by_channel else threshold.max().expand_as(threshold)
-    scale = per_channel(unit, ndim, channel_dim)
-    theta, error = per_channel(threshold / unit, ndim, channel_dim), error / scale
-    # The first candidate that makes each neuron fire; one beyond the last where none does.
-    first = (theta - membrane / scale).mul_(_BINS).ceil_().add_(_ZERO).clamp_(0, _CANDIDATES).to(torch.int64)
-    groups = channels if by_channel else 1
-    if by_channel:
-        offsets = torch.arange(channels, device=first.device) * (_CANDIDATES + 1)
-        first += per_channel(offsets, ndim, channel_dim)
-    others = [dim for dim in range(ndim) if not by_channel or dim != channel_dim]
-    sums = torch.cat(
-        [
-            _sums(first, theta * (theta - 2 * error), groups),
-            _sums(first, theta.expand_as(error), groups),
-            _integers(error).sum(others).view(groups, 1),
-            torch.full((groups, 1), error.numel() / groups, dtype=torch.float64, device=error.device),
-        ],
-        dim=1,
-    )
-    sums = sum_over_processes(sums)
-    lacking, count = sums[:, -2:-1] / _INTEGER, sums[:, -1:]
-    squares, fired = (part[:, :_CANDIDATES].cumsum(1) / _INTEGER for part in sums[:, :-2].chunk(2, 1))
-    mean = (lacking - fired) / count
-    loss = squares / count + mean_weight * mean * mean
+    unit = threshold if granularity == "channel" else threshold.max().expand_as(threshold)
+    sums = sum_over_processes(_sums(membrane, error, threshold, unit, channel_dim))
+    counts, lacking = sums[0], sums[1] / _INTEGER
+    # In units of `unit`: what firing changes of the squared error, and what it puts out.
+    theta = (threshold / unit).to(torch.float64).unsqueeze(1)
+    gain, output = theta * theta * counts - 2 * theta * lacking, theta * counts
+    if granularity == "layer":
+        counts, lacking, gain, output = (values.sum(0, keepdim=True) for values in (counts, lacking, gain, output))
+    number = counts.sum(1, keepdim=True)
+    mean = (lacking.sum(1, keepdim=True) - output.cumsum(1)) / number
+    loss = (gain.cumsum(1) / number + mean_weight * mean * mean)[:, :_CANDIDATES]
     distance = torch.arange(-_ZERO, _CANDIDATES - _ZERO, device=loss.device).abs()
     best = torch.where(loss == loss.amin(1, keepdim=True), distance, _CANDIDATES).argmin(1)
     return ((best - _ZERO) * (unit / _BINS)).to(threshold.dtype)
 
 
-def _sums(bins: Tensor, values: Tensor, groups: int) -> Tensor:
-    """Sum of the values in each bin, (groups, _CANDIDATES + 1)."""
-    total = groups * (_CANDIDATES + 1)
-    return torch.bincount(bins.flatten(), _integers(values).flatten(), total).view(groups, -1)
+def _sums(membrane: Tensor, error: Tensor, threshold: Tensor, unit: Tensor, channel_dim: int) -> Tensor:
+    """Count the neurons of each channel that begin to fire at each candidate, and add up what their outputs lack.
 
-
-def _integers(values: Tensor) -> Tensor:
-    # Whole numbers in float64: sums below 2^53 are exact.
-    return (values * _INTEGER).round_().to(torch.float64)
+    Returns:
+        (2, C, _CANDIDATES + 1), whole numbers in float64. The last bin holds those that fire at no candidate.
+    """
+    channels, ndim = threshold.numel(), membrane.ndim
+    slope, start = (per_channel(values, ndim, channel_dim) for values in (-_BINS / unit, threshold / unit * _BINS))
+    factor = per_channel(_INTEGER / unit, ndim, channel_dim)
+    offset = per_channel(torch.arange(channels, device=unit.device) * (_CANDIDATES + 1), ndim, channel_dim)
+    sums = torch.zeros(2, channels * (_CANDIDATES + 1), dtype=torch.float64, device=unit.device)
+    for rows in batch_slices(membrane):
+        u, e = membrane[rows], error[rows]
+        first = (u * slope).add_(start).ceil_().add_(_ZERO).clamp_(0, _CANDIDATES).to(torch.int64)
+        bins = first.add_(offset).flatten()
+        sums[0] += torch.bincount(bins, minlength=sums.shape[1])
+        # Whole numbers in float64: sums below 2^53 are exact, in any order.
+        sums[1] += torch.bincount(bins, (e * factor).round_().flatten().to(torch.float64), sums.shape[1])
+    return sums.view(2, channels, -1)

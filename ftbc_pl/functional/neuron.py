@@ -8,6 +8,8 @@ bias of section 4 added to the current).
 import torch
 from torch import Tensor
 
+_SLICE = 2**17  # elements for each thread
+
 
 def per_channel(values: Tensor, ndim: int, channel_dim: int) -> Tensor:
     """View ``values`` (..., C) so that C broadcasts along ``channel_dim`` of a tensor with ``ndim`` dimensions.
@@ -51,9 +53,19 @@ def integrate_and_fire_(
     Returns:
         ``out``.
     """
-    for step in range(current.shape[0]):
-        membrane.add_(current[step])
-        if bias is not None:
-            membrane.add_(bias[step])
-        fire_(membrane, threshold, out[step])
+    for rows in batch_slices(membrane):
+        potential = membrane[rows]
+        for step in range(current.shape[0]):
+            potential.add_(current[step, rows])
+            if bias is not None:
+                potential.add_(bias[step])
+            fire_(potential, threshold, out[step, rows])
     return out
+
+
+def batch_slices(values: Tensor) -> list[slice]:
+    """Cut the batch of ``values`` (B, ...) into slices that stay in a processor's cache through several operations."""
+    rows = len(values)
+    if values.device.type == "cpu":
+        rows = max(1, _SLICE * torch.get_num_threads() * rows // max(1, values.numel()))
+    return [slice(start, start + rows) for start in range(0, len(values), max(1, rows))]

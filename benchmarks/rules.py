@@ -1,0 +1,82 @@
+"""The calibration rules that the tables compare. Each changes a spiking network in place and says what it cost."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftbc_pl import SpikingNetwork, calibrate_
+from ftbc_pl.conversion.network import Simulation
+from ftbc_pl.conversion.trace import Call
+from ftbc_pl.layers import SpikingNeuron
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule and the calibration images it takes.
+
+    Attributes:
+        title: How the tables name it.
+        batch_size: Images in a batch.
+        num_batches: Number of batches.
+        run: Calibrates a network with the batches and returns the number of forwards.
+    """
+
+    title: str
+    batch_size: int
+    num_batches: int
+    run: Callable[[SpikingNetwork, list[Tensor]], int]
+
+    def __call__(self, snn: SpikingNetwork, batches: list[Tensor]) -> tuple[int, float]:
+        """Calibrate and return forwards and seconds."""
+        began = time.perf_counter()
+        return self.run(snn, batches), time.perf_counter() - began
+
+
+def solver(title: str, batch_size: int, num_batches: int, **options: Any) -> Rule:
+    """One of this package's solvers."""
+
+    def run(snn: SpikingNetwork, batches: list[Tensor]) -> int:
+        report = calibrate_(snn, batches, num_batches=num_batches, progress=False, **options)
+        return report.forward_passes
+
+    return Rule(title, batch_size, num_batches, run)
+
+
+class _Constant(Simulation):
+    """Gives each channel the difference of the mean outputs of ANN and neurons as a bias for all steps."""
+
+    def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
+        others = [dim for dim in range(1, out.ndim) if dim != site.channel_dim + 1]
+        spikes = site(current, torch.empty_like(out[1:]))
+        site.temporal_bias.copy_(
+            (out[:1].mean(others) - spikes.mean([0, *others]).unsqueeze(0)).expand(len(spikes), -1)
+        )
+        site.reset()
+        site(current, out[1:])
+
+
+@torch.no_grad()
+def constant(snn: SpikingNetwork, batches: list[Tensor]) -> int:
+    """A bias without a time axis, as in the light calibration of Li et al. (ICML 2021), in one forward."""
+    for _, site in snn.neurons():
+        site.temporal_bias.zero_()
+    snn.reset()
+    snn.visit(batches[0], _Constant(snn.num_steps, ann_rows=True))
+    snn.reset()
+    return 1
+
+
+RULES = {
+    "constant": Rule("constant bias, 1 × 200 images", 200, 1, constant),
+    "layer": solver(
+        "heuristic by layer, α = 0.4, 3 × 200 images", 200, 3, solver="heuristic", alpha=0.4, granularity="layer"
+    ),
+    "paper": solver("heuristic, α = 0.4, 3 × 200 images", 200, 3, solver="heuristic", alpha=0.4),
+    "paper50": solver("heuristic, α = 0.5, 50 × 128 images", 128, 50, solver="heuristic", alpha=0.5),
+    "exact": solver("exact, 1 × 200 images", 200, 1, solver="exact"),
+    "balanced": solver("balanced, 1 × 200 images", 200, 1, solver="balanced"),
+}

@@ -1,0 +1,57 @@
+"""The trained networks below benchmarks/weights and the images of CIFAR-10 they are measured on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from ftbc_pl import prepare
+from ftbc_pl.data import ImageData
+from ftbc_pl.models import create_network, load_weights
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def names() -> list[str]:
+    """Names of the trained networks."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.json"))
+
+
+def description(name: str) -> dict[str, Any]:
+    """How a trained network was made and what it scores."""
+    content: dict[str, Any] = json.loads((WEIGHTS / f"{name}.json").read_text())
+    return content
+
+
+def load(name: str) -> nn.Module:
+    """A trained network in eval mode."""
+    model = description(name)["model"]
+    network = prepare(create_network(model["network"], num_classes=10), model["activation"], levels=model["levels"])
+    return load_weights(network, WEIGHTS / f"{name}.safetensors").eval()
+
+
+class Cifar10:
+    """CIFAR-10 in three roles; what is selected is selected on validation images."""
+
+    def __init__(self, root: str, download: bool = False) -> None:
+        """Open a folder with train.tar and test.tar of class folders, or torchvision's files if ``download``."""
+        name = "torch/cifar10" if download else "folder"
+        self.data = ImageData(root, name, num_classes=10, download=download, val_split=5000, input_size=32)
+        if download:
+            self.data.prepare_data()
+
+    def batches(self, role: str, count: int, batch_size: int = 100) -> "DataLoader[Any]":
+        """Batches of ``count`` images of a role (val, test), spread evenly over it."""
+        images = self.data.images(role)  # type: ignore[arg-type]
+        chosen = Subset(images, range(0, len(images), len(images) // count)[:count])
+        return DataLoader(chosen, batch_size=batch_size, collate_fn=lambda batch: batch)
+
+    def calibration(self, batch_size: int, num_batches: int, draw: int) -> list[Tensor]:
+        """Training images without augmentation; each draw takes others."""
+        images = self.data.images("calibration")
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(draw))
+        chosen = order[: batch_size * num_batches].tolist()
+        return [images.__getitems__(chosen[i : i + batch_size])[0] for i in range(0, len(chosen), batch_size)]
