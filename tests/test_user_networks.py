@@ -335,7 +335,7 @@ PROBLEMS = {
         network(
             lambda x, a, c: c(F.layer_norm(F.relu(a(x)).flatten(2).permute(2, 0, 1), (4,)).mean(0)), a=conv(), c=head(4)
         ),
-        "layer_norm: the batch is dimension 1 of its input, not the first one",
+        "layer_norm: the batch is not the first dimension of its input",
     ),
     "images of a batch taken together": (
         network(lambda x, a, c: c(F.relu(a(x) - a(x).mean(0, keepdim=True)).mean((2, 3))), a=conv(), c=head(4)),
@@ -348,6 +348,14 @@ PROBLEMS = {
     "a softmax over the batch": (
         network(lambda x, a, c: c(F.relu(a(x)).softmax(0).mean((2, 3))), a=conv(), c=head(4)),
         "the output, after the last site: the mean over time differs",
+    ),
+    "a batch behind another dimension": (
+        network(
+            lambda x, a, c: c(F.relu(a(x).flatten(2).permute(2, 0, 1).flatten(0, 1)).unflatten(0, (64, -1)).mean(0)),
+            a=conv(),
+            c=head(4),
+        ),
+        "relu: the batch is not the first dimension of its input",
     ),
     "an output with the batch last": (
         network(lambda x, a, c: c(F.relu(a(x)).mean((2, 3))).T, a=conv(), c=head(4)),

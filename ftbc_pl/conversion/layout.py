@@ -19,12 +19,16 @@ _REARRANGING = names(
     "getitem select narrow index_select mean sum chunk split split_with_sizes tensor_split unbind repeat expand "
     "view_as reshape_as expand_as"
 )
-_GONE = -1
+# No dimension holds it any more; it is a part of a dimension, between others.
+_GONE, INTERLEAVED = -1, -2
 _LAST = frozenset({"linear", "layer_norm", "rms_norm", "matmul"})
 
 
 class Layout(NamedTuple):
-    """Dimension of the batch and of the channels; None where that is not known."""
+    """Dimension of the batch and of the channels; None where that is not known.
+
+    The batch is ``INTERLEAVED`` where it was merged into another dimension that does not begin with it.
+    """
 
     batch: int | None = 0
     channels: int | None = None
@@ -56,10 +60,10 @@ def follow(
         BatchMixed: The result does not tell the images of the batch apart any more.
     """
     if name in _REARRANGING:
-        batch, channels = (_moved(source.shape, dim, again, len(outputs)) for dim in before)
+        batch, channels = (_moved(source, dim, again, len(outputs)) for dim in before)
         if _GONE in batch:
             raise BatchMixed
-        channels = [None if dim == _GONE else dim for dim in channels]
+        channels = [dim if dim is not None and dim >= 0 else None for dim in channels]
         return [Layout(*pair) for pair in zip(batch, channels, strict=True)]
     return [_after(name, before, source.ndim, out.ndim) for out in outputs]
 
@@ -69,7 +73,7 @@ def _after(name: str, before: Layout, ndim: int, new_ndim: int) -> Layout:
         return Layout(0, 1)
     if name in _LAST and new_ndim == ndim:
         return Layout(before.batch, ndim - 1)
-    if new_ndim == ndim or name == "multi_head_attention_forward":
+    if new_ndim == ndim:
         return before
     if name in ("add", "radd", "sub", "rsub", "mul", "rmul", "div"):
         # Broadcasting fills up missing dimensions in front.
@@ -77,12 +81,15 @@ def _after(name: str, before: Layout, ndim: int, new_ndim: int) -> Layout:
     return Layout(None, None)
 
 
-def _moved(shape: Sequence[int], dim: int | None, again: Callable[[Tensor], Any], count: int) -> list[int | None]:
-    if dim is None or shape[dim] == 1:
+def _moved(source: Tensor, dim: int | None, again: Callable[[Tensor], Any], count: int) -> list[int | None]:
+    """Where a dimension of ``source`` is in each of the results; None where that is not known."""
+    shape = source.shape
+    if dim is None or dim == INTERLEAVED or shape[dim] == 1:
         return [None] * count
-    ramp = torch.arange(1.0, shape[dim] + 1).view([-1 if d == dim else 1 for d in range(len(shape))])
+    ramp = torch.arange(1.0, shape[dim] + 1, device=source.device)
+    marker = ramp.view([-1 if d == dim else 1 for d in range(len(shape))]).expand(shape).contiguous()
     try:
-        results = [leaf for leaf in tree_leaves(again(ramp.expand(*shape).contiguous())) if isinstance(leaf, Tensor)]
+        results = [leaf for leaf in tree_leaves(again(marker)) if isinstance(leaf, Tensor)]
     except RuntimeError:  # a view of a memory layout that the marker has not
         return [None] * count
     return [_varying(result) for result in results]
@@ -91,7 +98,9 @@ def _moved(shape: Sequence[int], dim: int | None, again: Callable[[Tensor], Any]
 def _varying(marker: Tensor) -> int | None:
     """The only dimension along which a tensor varies; None if there are several, ``_GONE`` if there is none."""
     varying = [d for d in range(marker.ndim) if bool((marker != marker.narrow(d, 0, 1)).any())]
-    return _GONE if not varying else varying[0] if len(varying) == 1 else None
+    if len(varying) != 1:
+        return None if varying else _GONE
+    return INTERLEAVED if bool((marker.diff(dim=varying[0]) < 0).any()) else varying[0]
 
 
 def with_leaf(args: Any, kwargs: Any, old: Tensor, new: Tensor) -> tuple[Any, Any]:

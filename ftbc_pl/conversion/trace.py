@@ -129,8 +129,8 @@ class _Recorder(TorchFunctionMode):
             if layout.batch not in (0, None):
                 self._problem(
                     name,
-                    f"the batch is dimension {layout.batch} of its input, not the first one: use batch_first=True, or "
-                    "permute before the call",
+                    "the batch is not the first dimension of its input: use batch_first=True, or permute before the "
+                    "call",
                 )
             call = Call(
                 self._name(),
