@@ -299,6 +299,16 @@ def test_code_without_gradients_is_seen_through(function, operations):
     assert [site.operation for site in snn.report.sites] == operations
 
 
+def test_a_module_of_two_operations_is_not_a_shared_one():
+    class HardSwish(nn.Module):
+        def forward(self, x):
+            return x * F.relu6(x + 3) / 6
+
+    ann = nn.Sequential(conv()(), HardSwish(), nn.Flatten(), nn.Linear(256, 5)).eval()
+    sites = convert(ann, 3, batches=[images()]).report.sites
+    assert [(site.operation, site.origin) for site in sites] == [("relu6", "module"), ("mul", "module")]
+
+
 def relu_to_script(x: torch.Tensor) -> torch.Tensor:
     return torch.relu(x)
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,17 @@ _SKIPPED_SOURCES = (
 
 
 @contextmanager
-def module_paths(network: nn.Module) -> Iterator[list[str]]:
-    """Give a list that holds the paths of the modules that are running, the innermost one last."""
+def module_paths(network: nn.Module) -> Iterator[tuple[list[str], Counter[str]]]:
+    """Give a list of the paths of the modules that are running, the innermost one last, and how often each began."""
     stack: list[str] = []
+    entered: Counter[str] = Counter()
 
     def enter(path: str) -> Callable[..., None]:
-        return lambda *_: stack.append(path)
+        def hook(*_: Any) -> None:
+            stack.append(path)
+            entered[path] += 1
+
+        return hook
 
     def leave(*_: Any) -> None:
         stack.pop()
@@ -36,7 +42,7 @@ def module_paths(network: nn.Module) -> Iterator[list[str]]:
         handles.append(module.register_forward_pre_hook(enter(path)))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
-        yield stack
+        yield stack, entered
     finally:
         for handle in handles:
             handle.remove()

@@ -34,7 +34,7 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         example: A small input batch.
         smooth: Whether smooth activations (GELU …) are run by the rate-exact replacement instead of being a problem.
     """
-    with frozen(network), torch.enable_grad(), module_paths(network) as path:
+    with _frozen(network), torch.enable_grad(), module_paths(network) as (path, entered):
         recorder = _Recorder(smooth, dict(network.named_modules()), path)
         # A view, since a leaf that requires a gradient can't be changed in place.
         images = example.detach().clone().requires_grad_().view_as(example)
@@ -42,10 +42,9 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         with recorder:
             outputs = network(images)
     recorder.check_outputs(outputs)
-    shared = {path for path, count in recorder.activations.items() if count > 1}
     calls = tuple(
         replace(call, origin=Origin.SHARED)
-        if call.origin is Origin.MODULE and call.name.partition("#")[0] in shared
+        if call.origin is Origin.MODULE and entered[call.name.partition("#")[0]] > 1
         else call
         for call in recorder.calls
     )
@@ -61,7 +60,7 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
+def _frozen(network: nn.Module) -> Iterator[None]:
     """Let no parameter require a gradient."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     for parameter in parameters:
@@ -83,7 +82,6 @@ class _Recorder(TorchFunctionMode):
         self.problems: list[str] = []
         self.counts: Counter[Callable[..., Any]] = Counter()
         self.names: Counter[str] = Counter()
-        self.activations: Counter[str] = Counter()
         self.layers: list[str] = []
         self.static_prefix = True
 
@@ -93,19 +91,19 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         ordinal = self.counts[func]
         self.counts[func] += 1
+        name = operation_name(func)
+        if name in COMPOSITE:
+            with self:
+                return expanded(func)(*args, **kwargs)
         leaves = tree_leaves((args, kwargs))
         positions = [i for i, leaf in enumerate(leaves) if _is_stream(leaf)]
         streams = [leaves[i] for i in positions]
-        name = operation_name(func)
         if not streams:
             out = func(*args, **kwargs)
             for leaf in tree_leaves(out):
                 if isinstance(leaf, Tensor) and leaf.requires_grad:
                     leaf._ftbc_constant = True  # type: ignore[attr-defined]
             return out
-        if name in COMPOSITE:
-            with self:
-                return expanded(func)(*args, **kwargs)
         for stream in streams:
             self._check_known(stream)
         kind = classify(func, args, kwargs, streams)
@@ -132,24 +130,25 @@ class _Recorder(TorchFunctionMode):
                     "the batch is not the first dimension of its input: use batch_first=True, or permute before the "
                     "call",
                 )
-            call = Call(
-                self._name(),
-                name,
-                kind,
-                source_line(),
-                func,
-                ordinal,
-                tuple(positions),
-                tuple(static),
-                inplace,
-                tuple(shape[1:]),
-                layout.channel_dim(len(shape)),
-                self._origin(),
-                tuple(self.layers),
-                args[1] if name in ("qcfs", "clipped_relu") else None,
-                upper_bound(name, args, kwargs) if kind is Kind.SPIKING else None,
+            self.calls.append(
+                Call(
+                    name=self._name(),
+                    operation=name,
+                    kind=kind,
+                    source=source_line(),
+                    function=func,
+                    ordinal=ordinal,
+                    streams=tuple(positions),
+                    static=tuple(static),
+                    inplace=inplace,
+                    shape=tuple(shape[1:]),
+                    channel_dim=layout.channel_dim(len(shape)),
+                    origin=Origin.MODULE if is_activation_module(self.modules[self._path()]) else Origin.FUNCTION,
+                    layers=tuple(self.layers),
+                    threshold=args[1] if name in ("qcfs", "clipped_relu") else None,
+                    upper=upper_bound(name, args, kwargs) if kind is Kind.SPIKING else None,
+                )
             )
-            self.calls.append(call)
             self.layers.clear()
         remains_static = all(static) and kind is not Kind.SPIKING
         if inplace and all(static) and not remains_static:
@@ -210,13 +209,6 @@ class _Recorder(TorchFunctionMode):
         path = self._path()
         self.names[path] += 1
         return (path or "(network)") + (f"#{self.names[path]}" if self.names[path] > 1 else "")
-
-    def _origin(self) -> Origin:
-        path = self._path()
-        if not is_activation_module(self.modules[path]):
-            return Origin.FUNCTION
-        self.activations[path] += 1
-        return Origin.MODULE
 
     def _problem(self, name: str, text: str) -> None:
         self.problems.append(f"{self._path() or '(network)'} ({source_line()}): {name}: {text}")
