@@ -51,9 +51,7 @@ class FTBCCLI(LightningCLI):
         """Add the sections that Lightning doesn't know."""
         parser.add_lightning_class_args(FTBC, "ftbc")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {"checkpoint.monitor": "val/accuracy", "checkpoint.mode": "max", "checkpoint.save_last": True}
-        )
+        parser.set_defaults({"checkpoint.monitor": "val/accuracy", "checkpoint.mode": "max"})
         parser.set_defaults({"trainer.logger": {"class_path": _CSV_LOGGER, "init_args": {"save_dir": "runs"}}})
         parser.add_argument(
             "--optimizer",
@@ -92,6 +90,8 @@ class FTBCCLI(LightningCLI):
         config = self.config[self.subcommand]
         trainer.settings = self._parser(self.subcommand).dump(config, skip_link_targets=True)
         trainer.ftbc = next(c for c in trainer.callbacks if isinstance(c, FTBC))
+        if not config.checkpoint.save_last:
+            trainer.callbacks.append(_last_checkpoint(config.checkpoint.dirpath))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(yaml.safe_load(trainer.settings))
@@ -140,6 +140,11 @@ def main(args: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from error
+
+
+def _last_checkpoint(folder: str | None) -> ModelCheckpoint:
+    """Keep last.ckpt up to date. With `save_last` Lightning renews it only when the best checkpoint changes."""
+    return ModelCheckpoint(folder, filename="last", enable_version_counter=False)
 
 
 def _logged_in_to_wandb() -> bool:

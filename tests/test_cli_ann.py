@@ -82,6 +82,13 @@ class TestFit:
         steps = {torch.load(p, weights_only=True)["global_step"] for p in first.parents[3].rglob("last*.ckpt")}
         assert steps == {3, 6}
 
+    def test_the_last_checkpoint_is_that_of_the_last_epoch_not_of_the_best(self, fit_digits):
+        first_is_best = ("--checkpoint.monitor=step", "--checkpoint.mode=min")
+        last = checkpoint(fit_digits(*first_is_best, "--trainer.max_epochs=3"))
+        assert torch.load(last, weights_only=True)["epoch"] == 2
+        (best,) = last.parent.glob("epoch*.ckpt")
+        assert torch.load(best, weights_only=True)["epoch"] == 0
+
     def test_the_same_seed_gives_the_same_weights(self, fit_digits):
         states = []
         for run in ("a", "b"):
