@@ -43,6 +43,7 @@ class FTBC(Callback):
         threshold: str | float = "mse",
         v0: float = 0.5,
         smooth: Literal["error", "rate"] = "error",
+        fold_bn: bool = False,
         time_chunk: int | None = None,
         output_dir: str | None = None,
         overwrite: bool = False,
@@ -64,6 +65,7 @@ class FTBC(Callback):
             threshold: mse, max or a percentile: how the thresholds of ReLU sites are measured.
             v0: Membrane at the start as a fraction of the threshold.
             smooth: rate runs GELU and the like without spikes; error refuses them.
+            fold_bn: Whether batch normalisation is folded into the layers before it: faster, same outputs to rounding.
             time_chunk: Timesteps simulated at once; less needs less memory, the result is the same. Left out: all.
             output_dir: Folder for the results; left out: a new one below runs/.
             overwrite: Whether output_dir may hold the results of an earlier run.
@@ -83,7 +85,9 @@ class FTBC(Callback):
         self.num_steps = num_steps
         self.options = CalibrationOptions(solver, granularity, alpha, mean_weight, passes, num_batches)
         self.batch_size = batch_size
-        self.conversion: dict[str, Any] = {"threshold": check_threshold(threshold), "v0": v0, "smooth": smooth}
+        self.conversion: dict[str, Any] = {
+            "threshold": check_threshold(threshold), "v0": v0, "smooth": smooth, "fold_bn": fold_bn
+        }  # fmt: skip
         self.time_chunk = time_chunk
         self.output_dir = output_dir
         self.overwrite = overwrite
@@ -113,6 +117,7 @@ class FTBC(Callback):
         snn = convert(
             ann.to(device), self.num_steps, batches=loader, num_batches=self.options.num_batches, **self.conversion
         )
+        rank_zero_info(f"\n{snn.report}\n")
         snn.time_chunk = self.time_chunk
         self.report = calibrate_(snn, loader, **vars(self.options), progress=trainer.progress_bar_callback is not None)
         rank_zero_info(str(self.report))

@@ -71,7 +71,14 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     options = dict(description["conversion"])
     example = torch.zeros(2, *options.pop("input_size"))
-    snn = convert(network.cpu(), example=example, check=False, measure=False, **options)
+    try:
+        snn = convert(network.cpu(), example=example, check=False, measure=False, **options)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        other = "its name builds" if ann is None else "the one handed in"
+        raise ValueError(
+            f"{json_path} describes another network than {other}: {error} Pass ann= with the architecture that was "
+            "saved."
+        ) from error
     found = [[call.name, call.operation, call.kind.value] for call in snn.calls]
     if found != description["sites"]:
         differing = next((a, b) for a, b in zip([*found, None], [*description["sites"], None], strict=False) if a != b)
@@ -79,8 +86,12 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
             f"{json_path} describes another network: it has the site {differing[1]}, the network handed in "
             f"{differing[0]}. Pass ann= with the architecture that was saved."
         )
+    # Some modules of torchvision look at the version that state_dict() writes beside the tensors.
+    state = snn.state_dict()
+    state_with_versions = type(state)(tensors)
+    state_with_versions._metadata = state._metadata  # type: ignore[attr-defined]
     try:
-        snn.load_state_dict(tensors)
+        snn.load_state_dict(state_with_versions)
     except RuntimeError as error:
         raise ValueError(f"{tensors_path} does not fit the network: {error}") from error
     snn.time_chunk = description["time_chunk"]

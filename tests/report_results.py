@@ -25,6 +25,13 @@ def make_results(num_steps: int = 8, num_sites: int = 3, **changes: object) -> R
             threshold=ThresholdSummary(0.5, 1.0, 1.5),
             firing_rate=(index + 1) / (num_sites + 1),
             temporal_bias_rms=[(index + 1) / step for step in range(1, num_steps + 1)],
+            operation="relu6",
+            origin="module",
+            source="models/resnet.py:42",
+            channels=16,
+            threshold_from="max",
+            upper=6.0,
+            folded=64,
         )
         for index in range(num_sites)
     ]
@@ -37,6 +44,7 @@ def make_results(num_steps: int = 8, num_sites: int = 3, **changes: object) -> R
         accuracy_uncalibrated=[0.25 + min(step, 20) / 64 for step in range(num_steps)],
         accuracy_calibrated=[0.5 + min(step, 20) / 64 for step in range(num_steps)],
         calibration=dict(CALIBRATION),
+        conversion={"spiking": num_sites, "rate_exact": 1, "summary": f"{num_sites + 1} sites."},
         sites=sites,
         settings={"model": {"network": "cifar_resnet20", "levels": 4}, "ftbc": {"num_steps": num_steps}},
         versions={"ftbc_pl": "0.1.0", "torch": "2.15.0"},

@@ -33,6 +33,15 @@ def test_cifar_networks_call_each_relu_once(name, sites, parameters):
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
+def test_the_small_mobilenet_follows_timm():
+    network = create_network("cifar_mobilenetv2", num_classes=7, in_chans=1, input_size=32).eval()
+    images = torch.randn(2, 1, 32, 32)
+    assert sum(isinstance(module, nn.ReLU6) for module in network.modules()) == 17
+    assert network.forward_features(images).shape == (2, 320, 8, 8)
+    assert network(images).shape == (2, 7)
+    assert network.pretrained_cfg["input_size"] == (1, 32, 32)
+
+
 @pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_vgg16"])
 def test_cifar_networks_follow_timm(name):
     network = create_network(name, num_classes=7, in_chans=1, input_size=48, drop_rate=0.1).eval()

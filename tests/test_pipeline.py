@@ -79,6 +79,9 @@ class TestSubcommands:
         assert found["calibration"]["images"] == 40
         assert found["split"] == "validation"
         assert found["images"] == 144
+        assert (found["conversion"]["spiking"], found["conversion"]["rate_exact"]) == (19, 0)
+        assert {site["threshold_from"] for site in found["sites"]} == {"learned"}
+        assert found["conversion"]["summary"] in (fitted / "out" / "report.html").read_text()
         assert yaml.safe_load((fitted / "out" / "config.yaml").read_text())["ftbc"]["num_steps"] == 4
 
     def test_the_saved_network_has_the_accuracy_that_was_reported(self, fitted):
@@ -130,6 +133,13 @@ class TestSubcommands:
         assert first["accuracy"] == again["accuracy"]
         assert first["ann"] == again["ann"]
 
+    def test_the_conversion_report_is_printed(self, fitted, caplog):
+        main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.fold_bn=true"])
+        assert "19 sites: 19 spiking (qcfs 19), 0 rate-exact" in caplog.text
+        found = results(run_folder())
+        assert found["conversion"]["folded_layers"] == 21
+        assert sum(site["folded"] for site in found["sites"]) == found["conversion"]["folded"]
+
     def test_ftbc_can_be_switched_off(self):
         main(["fit", *QUICK, "--ftbc.enabled=false"])
         assert not list(Path("runs").glob("2*"))
@@ -152,6 +162,8 @@ SHIPPED = {
     "cifar10_vgg16": [],
     "cifar100_r20": [],
     "cifar100_vgg16": [],
+    "cifar10_mobilenetv2": [],
+    "cifar10_vit": [],
     "imagenet_r34": [],
     "imagenet_vgg16": [],
     "cifar10_r20+relu": [],
@@ -183,8 +195,9 @@ def test_configs_run(names):
     assert len(found["accuracy"]["calibrated"]) == 2
     assert found["calibration"]["granularity"] == ("layer" if "layerwise" in names else "channel")
     operations = {site[1] for site in json.loads((run_folder() / "snn.json").read_text())["sites"]}
-    activation = "relu" if "relu" in names else "clipped_relu" if "rts" in names else "qcfs"
-    assert activation in operations
+    activation = {"cifar10_mobilenetv2": "hardtanh", "cifar10_vit": "relu", "cifar10_r20+relu": "relu"}
+    activation["cifar10_r20+rts"] = "clipped_relu"
+    assert activation.get(names, "qcfs") in operations
 
 
 @pytest.mark.parametrize("scheduler", ["ftbc_pl.schedules.OneCycle", "CosineAnnealingLR"])

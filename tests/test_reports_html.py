@@ -55,6 +55,15 @@ def test_the_page_shows_all_that_was_measured():
     assert page.texts["b"] == ["90.6 %", "60.9 %", "35.9 %", "+25.0 points"]
 
 
+def test_the_page_shows_what_the_conversion_made_of_each_site():
+    results = make_results(2)
+    page = Page(report_html(results))
+    rows = "".join(page.texts["td"])
+    for text in ("spiking", "rate-exact", "relu6", "module, models/resnet.py:42", "max ≤ 6", "64"):
+        assert text in rows
+    assert any(text.startswith("4 sites.") for text in page.texts["p"])
+
+
 def test_every_figure_is_embedded_and_described():
     page = Page(report_html(make_results(8)))
     assert len(page.images) == 3

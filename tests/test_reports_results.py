@@ -20,6 +20,8 @@ def test_results_json_holds_what_others_rely_on(tmp_path):
     assert content["num_steps"] == 2
     assert content["accuracy"] == {"uncalibrated": [0.25, 0.265625], "calibrated": [0.5, 0.515625]}
     assert content["calibration"] == CALIBRATION
+    assert content["conversion"]["spiking"] == 3
+    assert content["sites"][0]["source"] == "models/resnet.py:42"
 
 
 @pytest.mark.parametrize("results", [make_results(), make_results(1, 1), make_uncalibrated_results()])

@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ftbc_pl.calibration.report import CalibrationReport, SiteReport
+from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.conversion.network import Simulation, SpikingNetwork
-from ftbc_pl.conversion.trace import Call
 from ftbc_pl.distributed import is_main_process, sum_over_processes
 from ftbc_pl.functional.balanced import balanced_bias
 from ftbc_pl.functional.solvers import Granularity, Solver, Target, exact_bias, heuristic_bias

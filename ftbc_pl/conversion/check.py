@@ -5,15 +5,18 @@ on spread unevenly over time, with random weights for every element and step of 
 is affine or rate-exact, each site sees the ANN's values in the mean, to rounding. Whatever was missed breaks that.
 """
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
+from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.errors import ConversionError
 from ftbc_pl.conversion.network import Simulation, SpikingNetwork
-from ftbc_pl.conversion.trace import Call
 from ftbc_pl.layers import SpikingNeuron
 
 _STEPS = 3
@@ -40,42 +43,64 @@ class _UnevenSpread(Simulation):
         return out.flatten(0, 1)
 
 
+class _Double(TorchFunctionMode):
+    """While active, casts to another floating-point type lead to float64, so that they round nothing."""
+
+    _CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = tree_map(_to_double, (args, kwargs or {}))
+        return (Tensor.double if func in self._CASTS else func)(*args, **kwargs)
+
+    def __enter__(self) -> "_Double":
+        self._before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        torch.set_default_dtype(self._before)
+
+
+def _to_double(leaf: Any) -> Any:
+    return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
+
+
 @torch.no_grad()
 def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
     """Check that a spiking network computes the ANN in the mean over time.
 
     Args:
-        snn: The spiking network; turned to float64 for the check and back.
+        snn: The spiking network; a copy in float64 is checked.
         images: A small batch (B, ...).
 
     Raises:
         ConversionError: Something between the sites is neither affine nor rate-exact; names the first diverging site.
     """
     visitor = _UnevenSpread(torch.Generator().manual_seed(0))
-    dtypes = {name: value.dtype for name, value in snn.state_dict(keep_vars=True).items()}
-    originals = {name: value.data for name, value in snn.state_dict(keep_vars=True).items()}
-    try:
-        snn.double()
-        snn.reset()
-        outputs = snn.visit(images.double(), visitor)
-    finally:
-        for name, value in snn.state_dict(keep_vars=True).items():
-            value.data = originals[name].to(dtypes[name])
-        snn.reset()
+    double = copy.deepcopy(snn).double()
+    double.reset()
+    with _Double():
+        outputs = double.visit(images.double(), visitor)
+        reference = double.network(images.double())
     diverging = visitor.diverging
-    if diverging is None and any(_differ(out) for out in tree_leaves(outputs)):
+    pairs = zip(tree_leaves(outputs), tree_leaves(reference), strict=True)
+    if diverging is None and any(_differ(out, exact) for out, exact in pairs if isinstance(out, Tensor)):
         diverging = "the output, after the last site"
     if diverging is not None:
         raise ConversionError(
             [
-                f"{diverging}: the mean over time differs from the ANN's value, so an operation before it is neither "
-                "linear nor converted; write it with torch functions that appear in the conversion report"
+                f"{diverging}: the mean over time differs from the ANN's value: an operation between it and the site "
+                "before is neither linear nor a site of its own, or it mixes the images of a batch"
             ]
         )
 
 
-def _differ(blocks: Tensor) -> bool:
-    """Whether the mean of the blocks behind the first one differs from the first one by more than rounding."""
+def _differ(blocks: Tensor, reference: Tensor | None = None) -> bool:
+    """Whether the first block, the mean of the others and the ANN run by itself differ by more than rounding."""
     ann, mean = blocks[0], blocks[1:].mean(0)
     scale = ann.abs().max().clamp(min=1e-30)
-    return not bool(((mean - ann).abs().max() / scale) < _TOLERANCE)
+    errors = [mean - ann] if reference is None else [mean - ann, reference - ann]
+    return not all(bool((error.abs().max() / scale) < _TOLERANCE) for error in errors)

@@ -1,6 +1,7 @@
 """From an ANN to a spiking network."""
 
 import copy
+import warnings
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Literal
@@ -8,12 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.check import check_conversion
 from ftbc_pl.conversion.errors import ConversionError
+from ftbc_pl.conversion.fold import fold_batch_norm_
 from ftbc_pl.conversion.measure import Threshold, check_threshold, measure_thresholds_
 from ftbc_pl.conversion.network import SpikingNetwork
 from ftbc_pl.conversion.operations import Kind
-from ftbc_pl.conversion.trace import Call, trace
+from ftbc_pl.conversion.trace import trace
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 
 
@@ -26,6 +29,7 @@ def convert(
     threshold: Threshold = "mse",
     v0: float = 0.5,
     smooth: Literal["error", "rate"] = "error",
+    fold_bn: bool = False,
     example: Tensor | None = None,
     check: bool = True,
     measure: bool = True,
@@ -44,6 +48,8 @@ def convert(
             and clipped ReLU have their own.
         v0: Membrane at the start as a fraction of the threshold.
         smooth: ``rate`` runs GELU, SiLU and the like without spikes, by the rate-exact replacement.
+        fold_bn: Whether batch normalisation is folded into the layers before it, where it can be: fewer operations at
+            each timestep, outputs of the ANN that are the same to rounding.
         example: A small input batch (B, ...); default: the first of ``batches``, or noise of the size in the network's
             timm config.
         check: Whether the conversion is checked on the example (see :mod:`ftbc_pl.conversion.check`).
@@ -67,14 +73,22 @@ def convert(
     example = example.to(device)
     if len(example) < 2:
         example = torch.cat([example, example])
-    found = trace(network, example, smooth=smooth == "rate")
+    folded = fold_batch_norm_(network, example) if fold_bn else {}
+    # A copy, since a network that keeps its activations (attention maps, say) would hold the graph of this forward.
+    found = trace(copy.deepcopy(network), example, smooth=smooth == "rate")
     if found.problems:
         raise ConversionError(found.problems)
     if not any(call.kind is Kind.SPIKING for call in found.calls):
-        raise ConversionError(["(network): no ReLU or QCFS was called: nothing would spike; see ftbc_pl.prepare"])
+        if smooth == "error" or not found.calls:
+            raise ConversionError(["(network): no ReLU or QCFS was called: nothing would spike; see ftbc_pl.prepare"])
+        warnings.warn(
+            "No activation of this network is a ReLU: with smooth='rate' it is converted, but nothing in it spikes.",
+            stacklevel=2,
+        )
     sites = [_site(call, num_steps, v0) for call in found.calls]
-    options = {"num_steps": num_steps, "threshold": threshold, "v0": v0, "smooth": smooth}
-    snn = SpikingNetwork(network, found, sites, num_steps, options | {"input_size": list(example.shape[1:])}).to(device)
+    options: dict[str, Any] = {"num_steps": num_steps, "threshold": threshold, "v0": v0, "smooth": smooth}
+    options |= {"fold_bn": fold_bn, "input_size": list(example.shape[1:])}
+    snn = SpikingNetwork(network, found, sites, num_steps, options, folded).to(device)
     if check:
         check_conversion(snn, example)
     unknown = [call.name for call, _ in snn.neurons() if call.threshold is None]
@@ -100,8 +114,11 @@ def _site(call: Call, num_steps: int, v0: float) -> nn.Module:
     if call.kind is not Kind.SPIKING:
         return TemporalDifference()
     channels = call.shape[call.channel_dim - 1]
-    theta = torch.ones(channels) if call.threshold is None else call.threshold.detach().float().expand(channels)
-    return SpikingNeuron(num_steps, theta.clone(), v0, call.channel_dim)
+    if call.threshold is None:
+        theta = torch.full((channels,), 1.0 if call.upper is None else min(1.0, call.upper))
+    else:
+        theta = call.threshold.detach().float().expand(channels).clone()
+    return SpikingNeuron(num_steps, theta, v0, call.channel_dim)
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -1,13 +1,14 @@
 """Measure the thresholds of ReLU sites on the ANN's activations."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.network import Redirection, SpikingNetwork
-from ftbc_pl.conversion.trace import Call
 from ftbc_pl.distributed import maximum_over_processes, sum_over_processes
 from ftbc_pl.functional.thresholds import histogram, mse_threshold, percentile_threshold
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
@@ -58,7 +59,8 @@ def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: T
     """Set the thresholds of all sites that have none of their own, in place.
 
     Runs the ANN over the batches once for the maximum and, except for ``max``, once more for histograms. Sums are taken
-    over all processes. Dead channels get the largest threshold of their layer.
+    over all processes. Dead channels get the largest threshold of their layer. No threshold exceeds the upper bound of
+    its activation.
 
     Args:
         snn: The spiking network.
@@ -70,6 +72,7 @@ def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: T
         ValueError: A site has NaN or infinite activations.
     """
     sites = {call.name: site for call, site in snn.neurons() if call.threshold is None}
+    bounds = {call.name: math.inf if call.upper is None else call.upper for call, _ in snn.neurons()}
     maxima = {name: torch.zeros_like(site.threshold) for name, site in sites.items()}
 
     def see_maximum(call: Call, site: SpikingNeuron, activation: Tensor) -> None:
@@ -99,10 +102,10 @@ def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: T
     for name, site in sites.items():
         measured = thresholds[name]
         largest = measured.max()
-        site.threshold.copy_(torch.where(measured > 0, measured, largest if largest > 0 else 1.0))
+        positive = torch.where(measured > 0, measured, largest if largest > 0 else 1.0)
+        site.threshold.copy_(positive.clamp(max=bounds[name]))
 
 
 def _run(snn: SpikingNetwork, batches: list[Tensor], visitor: Observation) -> None:
     for images in batches:
-        with Redirection(snn, visitor):
-            snn.network(images)
+        Redirection(snn, visitor).run(images)

@@ -14,9 +14,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from ftbc_pl.conversion.calls import Call, Trace
+from ftbc_pl.conversion.composite import COMPOSITE, expanded
 from ftbc_pl.conversion.operations import Kind
-from ftbc_pl.conversion.trace import Call, Trace
+from ftbc_pl.conversion.report import ConversionReport
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
+
+_OTHER_PATH = (
+    "The network called other operations than when it was converted: its forward depends on the data or on the input "
+    "size. Convert it again with an example of this size, or remove the dependence."
+)
 
 
 class Visitor(Protocol):
@@ -92,10 +99,17 @@ class SpikingNetwork(nn.Module):
         num_steps: Number of timesteps T.
         time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all.
         options: The arguments of the conversion, as plain values.
+        folded: Numbers of normalisation layers folded into each layer, by path of the layer.
     """
 
     def __init__(
-        self, network: nn.Module, trace: Trace, sites: list[nn.Module], num_steps: int, options: dict[str, Any]
+        self,
+        network: nn.Module,
+        trace: Trace,
+        sites: list[nn.Module],
+        num_steps: int,
+        options: dict[str, Any],
+        folded: dict[str, int],
     ) -> None:
         """Put a traced network and its sites together."""
         super().__init__()
@@ -106,6 +120,7 @@ class SpikingNetwork(nn.Module):
         self.time_chunk: int | None = None
         self.static_prefix = trace.static_prefix
         self.options = options
+        self.folded = folded
         self._trace = trace
         self.eval()
 
@@ -115,8 +130,14 @@ class SpikingNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the neurons are, and so where images must go."""
-        return next(site.threshold.device for _, site in self.neurons())
+        """Where the network is, and so where images must go."""
+        tensors = [site.threshold for _, site in self.neurons()][:1] or [*self.parameters(), *self.buffers()][:1]
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    @property
+    def report(self) -> ConversionReport:
+        """What the conversion made of each site."""
+        return ConversionReport.of(self.calls, self.options, self.folded)
 
     def neurons(self) -> Iterator[tuple[Call, SpikingNeuron]]:
         """All spiking sites with the calls they replace, in forward order."""
@@ -138,14 +159,14 @@ class SpikingNetwork(nn.Module):
 
         Returns:
             Output of each step, (T, B, num_classes); its mean over T is the prediction. Networks with several outputs
-            give the same structure of such tensors.
+            or feature maps give the same structure of such tensors, (T, B, ...).
         """
         self.reset()
         try:
             chunks = [self.visit(images, Simulation(steps)) for steps in self.chunks()]
         finally:
             self.reset()
-        return tree_map(lambda *parts: torch.cat(parts), *chunks) if len(chunks) > 1 else chunks[0]
+        return tree_map(_joined, *chunks) if len(chunks) > 1 else chunks[0]
 
     def chunks(self) -> list[int]:
         """Numbers of timesteps to run at once; they add up to T."""
@@ -158,9 +179,11 @@ class SpikingNetwork(nn.Module):
         rows = images
         if not self.static_prefix:
             rows = images.expand(visitor.rows, *images.shape).flatten(0, 1)
-        with Redirection(self, visitor):
-            outputs = self.network(rows)
-        return tree_map(lambda out: out.unflatten(0, (visitor.rows, -1)), outputs)
+        outputs = Redirection(self, visitor).run(rows)
+        leaves, structure = tree_flatten(outputs)
+        static = iter(self._trace.static_outputs)
+        leaves = [visitor.unfold(leaf, next(static)) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return tree_unflatten(leaves, structure)
 
     @contextmanager
     def uncalibrated(self) -> Iterator[None]:
@@ -180,6 +203,7 @@ class Redirection(TorchFunctionMode):
     def __init__(self, snn: SpikingNetwork, visitor: Visitor) -> None:
         """Prepare one forward of ``snn.network``."""
         super().__init__()
+        self.network = snn.network
         self.visitor = visitor
         self.expected = snn._trace.counts
         self.counts: Counter[Callable[..., Any]] = Counter()
@@ -193,6 +217,9 @@ class Redirection(TorchFunctionMode):
         """Send a call to its site, if it is one."""
         kwargs = kwargs or {}
         if func not in self.expected:
+            if getattr(func, "__name__", "") in COMPOSITE:
+                with self:
+                    return expanded(func)(*args, **kwargs)
             return func(*args, **kwargs)
         ordinal = self.counts[func]
         self.counts[func] += 1
@@ -210,17 +237,27 @@ class Redirection(TorchFunctionMode):
 
         inputs = [leaves[position] for position in call.streams]
         if call.kind is Kind.SPIKING:
+            if inputs[0].shape[call.channel_dim :][:1] != call.shape[call.channel_dim - 1 :][:1]:
+                raise RuntimeError(_OTHER_PATH)
             return self.visitor.neuron(call, site, inputs[0], function)  # type: ignore[arg-type]
         return self.visitor.rate_exact(call, site, inputs, function)  # type: ignore[arg-type]
 
-    def __exit__(self, *exception: Any) -> None:
-        """Check that the forward took the path that was converted."""
-        super().__exit__(*exception)
-        if exception[0] is None and dict(self.counts) != self.expected:
-            raise RuntimeError(
-                "The network called other operations than when it was converted: its forward depends on the data or on "
-                "the input size. Convert it again with an example of this size, or remove the dependence."
-            )
+    def run(self, rows: Tensor) -> Any:
+        """Run the ANN's code once.
+
+        Raises:
+            RuntimeError: The forward did not take the path that was converted.
+        """
+        with self:
+            outputs = self.network(rows)
+        if dict(self.counts) != self.expected:
+            raise RuntimeError(_OTHER_PATH)
+        return outputs
+
+
+def _joined(*parts: Any) -> Any:
+    """Outputs of several runs of timesteps as one; what is no tensor is the same in all."""
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
 
 
 def _blocks_like(x: Tensor, blocks: int) -> Tensor:

@@ -22,17 +22,19 @@ class Kind(Enum):
     UNSUPPORTED = "unsupported"
 
 
-def _names(text: str) -> frozenset[str]:
+def names(text: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(text.split())
 
 
-_METADATA = _names(
+_METADATA = names(
     "shape size dim ndim ndimension dtype device is_cuda is_cpu is_mps is_xpu requires_grad numel nelement stride len "
     "is_contiguous layout is_floating_point is_complex is_quantized is_mkldnn is_sparse is_nested is_meta element_size "
-    "type get_device is_leaf grad_fn storage_offset itemsize nbytes names is_inference is_same_size hash"
+    "type get_device is_leaf grad_fn storage_offset itemsize nbytes names is_inference is_same_size hash "
+    "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full new_tensor"
 )
 # Affine in all tensors together.
-_AFFINE = _names(
+_AFFINE = names(
     "add radd iadd sub rsub isub subtract neg positive cat concat concatenate stack hstack vstack dstack sum mean "
     "flatten unflatten reshape view view_as reshape_as permute transpose swapaxes swapdims moveaxis movedim t T mT H "
     "mH squeeze unsqueeze expand expand_as repeat repeat_interleave tile contiguous clone to type_as float double half "
@@ -40,25 +42,26 @@ _AFFINE = _names(
     "rot90 cumsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold fold alias "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample "
     "pad constant_pad_nd dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout batch_norm "
-    "broadcast_to diagonal tril triu real"
+    "broadcast_to diagonal tril triu gather take_along_dim"
 )
 # Linear in one of several tensors; a product of two streams is not.
-_MULTILINEAR = _names(
+_MULTILINEAR = names(
     "mul rmul imul multiply matmul rmatmul bmm mm mv addmm baddbmm addbmm einsum linear conv1d conv2d conv3d "
     "conv_transpose1d conv_transpose2d conv_transpose3d convolution bilinear inner outer tensordot"
 )
-_DIVISION = _names("div truediv itruediv idiv divide true_divide")
-_MASKED = _names("where masked_fill")
-_RATE_EXACT = _names(
+_DIVISION = names("div truediv itruediv idiv divide true_divide")
+_MASKED = names("where masked_fill")
+_RATE_EXACT = names(
     "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d amax amin maximum "
     "minimum sigmoid hardsigmoid softmax layer_norm group_norm instance_norm rms_norm normalize local_response_norm "
-    "scaled_dot_product_attention lp_pool2d norm std var rsqrt sqrt exp pow square reciprocal"
+    "scaled_dot_product_attention lp_pool2d norm std var rsqrt sqrt exp pow square reciprocal abs log log1p "
+    "log_softmax logsumexp erf sin cos cosine_similarity grid_sample"
 )
-_SMOOTH = _names(
+_SMOOTH = names(
     "gelu silu hardswish leaky_relu elu selu celu mish softplus prelu tanh tanhshrink hardshrink softshrink softsign "
     "logsigmoid rrelu glu"
 )
-_SPIKING = _names("relu relu6 qcfs clipped_relu")
+_SPIKING = names("relu relu6 qcfs clipped_relu")
 
 
 def operation_name(function: Callable[..., Any]) -> str:
@@ -80,23 +83,28 @@ def is_inplace(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappin
     return name.endswith("_") or bool(kwargs.get("inplace", False))
 
 
-def classify(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], streams: int) -> Kind:
-    """Say how a call is treated in which ``streams`` tensors depend on the network's input."""
+def is_metadata(name: str) -> bool:
+    """Whether an operation looks at a tensor's shape or type only."""
+    return name in _METADATA
+
+
+def classify(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], streams: Sequence[Tensor]
+) -> Kind:
+    """Say how a call is treated; ``streams`` are those of its arguments that depend on the network's input."""
     name = operation_name(function)
-    if name in _METADATA:
+    if is_metadata(name):
         return Kind.METADATA
     if name in _SPIKING or _is_relu(name, args, kwargs):
         return Kind.SPIKING
     if name == "batch_norm" or "dropout" in name:
         return Kind.UNSUPPORTED if _is_training(name, args, kwargs) else Kind.AFFINE
-    if name == "pad" and kwargs.get("mode", args[2] if len(args) > 2 else "constant") == "constant":
-        return Kind.AFFINE
     if name in _AFFINE:
         return Kind.AFFINE
     if name in _MULTILINEAR:
-        return Kind.AFFINE if streams == 1 else Kind.RATE_EXACT
+        return Kind.AFFINE if len(streams) == 1 else Kind.RATE_EXACT
     if name in _DIVISION:
-        by_constant = streams == 1 and isinstance(args[0], Tensor) and args[0].requires_grad
+        by_constant = len(streams) == 1 and args[0] is streams[0]
         return Kind.AFFINE if by_constant else Kind.RATE_EXACT
     if name in _MASKED:
         return Kind.AFFINE
@@ -107,19 +115,32 @@ def classify(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
 
 def _is_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a clamp is a ReLU with or without an upper bound."""
-
-    def bound(position: int, *keys: str) -> Any:
-        for key in keys:
-            if key in kwargs:
-                return kwargs[key]
-        return args[position] if len(args) > position else None
-
     if name == "hardtanh":
-        return bound(1, "min_val") == 0
+        return bool(_given(args, kwargs, 1, "min_val") == 0)
     if name in {"clamp", "clip", "clamp_min"}:
-        lower, upper = bound(1, "min"), bound(2, "max") if name != "clamp_min" else None
-        return isinstance(lower, int | float) and lower == 0 and (upper is None or isinstance(upper, int | float))
-    return name == "threshold" and bound(1, "threshold") == 0 and bound(2, "value") == 0
+        lower, upper = _given(args, kwargs, 1, "min"), _given(args, kwargs, 2, "max")
+        if not isinstance(lower, int | float) or lower != 0:
+            return False
+        return upper is None or (isinstance(upper, int | float) and upper > 0)
+    return name == "threshold" and all(_given(args, kwargs, i, key) == 0 for i, key in ((1, "threshold"), (2, "value")))
+
+
+def upper_bound(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+    """Largest value of a spiking operation, where that is a number."""
+    if name == "relu6":
+        return 6.0
+    if name == "hardtanh":
+        upper = _given(args, kwargs, 2, "max_val")
+        return 1.0 if upper is None else float(upper)
+    if name in {"clamp", "clip"}:
+        upper = _given(args, kwargs, 2, "max")
+        return None if upper is None else float(upper)
+    return None
+
+
+def _given(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, key: str) -> Any:
+    """An argument, by keyword or by position; None if it was left out."""
+    return kwargs[key] if key in kwargs else args[position] if len(args) > position else None
 
 
 def _is_training(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -140,6 +161,14 @@ def advice(name: str, kind: Kind) -> str:
         return "it drops at random also in eval mode: use torch.nn.Dropout or pass training=self.training"
     if name in {"item", "tolist", "bool", "float", "int", "numpy"}:
         return "its result depends on the data: a spiking network needs the same operations for every input"
-    if name == "detach":
+    if name in {"detach", "data"}:
         return "it hides the data flow: remove it from the forward used for inference"
+    if name == "setitem":
+        return "it writes into a part of a tensor: put the parts together with torch.cat, torch.stack or torch.where"
+    if name in {"max", "min"}:
+        return f"it returns indices as well, or the extreme of the whole batch: use torch.a{name}(x, dim)"
+    if name in {"gt", "ge", "lt", "le", "eq", "ne"}:
+        return "it compares values of the input: write the rule as a ReLU, a clamp or a linear operation"
+    if name in {"lstm", "gru", "rnn_tanh", "rnn_relu"}:
+        return "it has a state of its own: recurrent layers are not supported"
     return "it is not known to be linear: replace it by linear operations and ReLU"

@@ -1,16 +1,15 @@
 """List every operation of one forward of a network, with its module path, source line and meaning for spikes.
 
 The network runs under a ``TorchFunctionMode``, so functional calls, shared modules and networks that can't be traced
-symbolically are all seen. Autograd tells which tensors depend on the input: parameters are frozen for the run and the
-input requires a gradient, so a tensor is part of the stream exactly if it requires one too.
+symbolically are all seen. Tensors that depend on the input, the streams, carry tags from one operation to the next.
+Autograd is the second witness: parameters are frozen for the run and the input requires a gradient, so a tensor that
+requires one without a tag was made by code that hides from torch, and is a problem.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,63 +17,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ftbc_pl.conversion.operations import Kind, advice, classify, is_inplace, operation_name
+from ftbc_pl.conversion.calls import Call, Origin, Trace
+from ftbc_pl.conversion.composite import COMPOSITE, expanded
+from ftbc_pl.conversion.layout import BatchMixed, Layout, follow, with_leaf
+from ftbc_pl.conversion.modules import is_activation_module, module_paths, source_line
+from ftbc_pl.conversion.operations import Kind, advice, classify, is_inplace, operation_name, upper_bound
 
-_PACKAGE = Path(__file__).parents[1]
-# What a user's call passes through on its way here.
-_SKIPPED_SOURCES = tuple(
-    str(path) for path in (Path(torch.__file__).parent, _PACKAGE / "layers.py", _PACKAGE / "functional", Path(__file__))
-)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of an operation that becomes a site of the spiking network.
-
-    Attributes:
-        name: Unique name: the module path, with #2, #3 … for further calls inside the same module.
-        operation: Name of the operation, such as ``relu``.
-        kind: Spiking or rate-exact.
-        source: ``file:line`` of the call.
-        function: The torch function that is called.
-        ordinal: How many calls of the same function precede it in a forward.
-        streams: Positions, among the flattened arguments, of the tensors that depend on the input.
-        static: For each of them, whether it is the same at every timestep.
-        inplace: Whether the call overwrites its first argument.
-        shape: Shape of the first stream without the batch dimension.
-        channel_dim: Dimension of the channels in (B, C, ...).
-        threshold: θ where the activation has one of its own (QCFS, RTS).
-    """
-
-    name: str
-    operation: str
-    kind: Kind
-    source: str
-    function: Callable[..., Any]
-    ordinal: int
-    streams: tuple[int, ...]
-    static: tuple[bool, ...]
-    inplace: bool
-    shape: tuple[int, ...]
-    channel_dim: int
-    threshold: Tensor | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Trace:
-    """All sites of a network in forward order.
-
-    Attributes:
-        calls: The sites.
-        counts: How often each function of a site is called in a forward, sites or not.
-        static_prefix: Whether everything before the first sites may be computed once for all timesteps.
-        problems: What can't be converted, one sentence a site.
-    """
-
-    calls: tuple[Call, ...]
-    counts: dict[Callable[..., Any], int]
-    static_prefix: bool
-    problems: tuple[str, ...]
+_OUTPUTS = (Tensor, int, float, str, bytes, type(None))
 
 
 def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
@@ -85,38 +34,55 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         example: A small input batch.
         smooth: Whether smooth activations (GELU …) are run by the rate-exact replacement instead of being a problem.
     """
-    recorder = _Recorder(smooth)
-    frozen = [p for p in network.parameters() if p.requires_grad]
-    for parameter in frozen:
+    with _frozen(network), torch.enable_grad(), module_paths(network) as (path, entered):
+        recorder = _Recorder(smooth, dict(network.named_modules()), path)
+        # A view, since a leaf that requires a gradient can't be changed in place.
+        images = example.detach().clone().requires_grad_().view_as(example)
+        _tag(images, True, Layout())
+        with recorder:
+            outputs = network(images)
+    recorder.check_outputs(outputs)
+    calls = tuple(
+        replace(call, origin=Origin.SHARED)
+        if call.origin is Origin.MODULE and entered[call.name.partition("#")[0]] > 1
+        else call
+        for call in recorder.calls
+    )
+    if not recorder.static_prefix:
+        calls = tuple(replace(call, static=tuple(False for _ in call.static)) for call in calls)
+    counts = {call.function: recorder.counts[call.function] for call in calls}
+    static_outputs = tuple(
+        not _is_stream(leaf) or (recorder.static_prefix and bool(getattr(leaf, "_ftbc_static", False)))
+        for leaf in tree_leaves(outputs)
+        if isinstance(leaf, Tensor)
+    )
+    return Trace(calls, counts, recorder.static_prefix, static_outputs, tuple(recorder.problems))
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Let no parameter require a gradient."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        with torch.enable_grad(), _module_paths(network, recorder.path):
-            # A view, since a leaf that requires a gradient can't be changed in place.
-            images = example.detach().clone().requires_grad_().view_as(example)
-            images._ftbc_static = True  # type: ignore[attr-defined]
-            with recorder:
-                outputs = network(images)
+        yield
     finally:
-        for parameter in frozen:
+        for parameter in parameters:
             parameter.requires_grad_(True)
-    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(outputs)):
-        recorder.problems.append(
-            "(output): no output depends on the input through differentiable operations; remove detach() and no_grad()"
-        )
-    functions = {call.function for call in recorder.calls}
-    counts = {function: recorder.counts[function] for function in functions}
-    return Trace(tuple(recorder.calls), counts, recorder.static_prefix, tuple(recorder.problems))
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, smooth: bool) -> None:
+    def __init__(self, smooth: bool, modules: dict[str, nn.Module], path: list[str]) -> None:
         super().__init__()
         self.smooth = smooth
-        self.path: list[str] = []
+        self.modules = modules
+        self.path = path
         self.calls: list[Call] = []
         self.problems: list[str] = []
         self.counts: Counter[Callable[..., Any]] = Counter()
         self.names: Counter[str] = Counter()
+        self.layers: list[str] = []
         self.static_prefix = True
 
     def __torch_function__(
@@ -125,119 +91,136 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         ordinal = self.counts[func]
         self.counts[func] += 1
+        name = operation_name(func)
+        if name in COMPOSITE:
+            with self:
+                return expanded(func)(*args, **kwargs)
         leaves = tree_leaves((args, kwargs))
-        streams = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        if operation_name(func) == "setitem":
-            if streams:
-                self._problem(func, Kind.UNSUPPORTED)
-            return func(*args, **kwargs)
+        positions = [i for i, leaf in enumerate(leaves) if _is_stream(leaf)]
+        streams = [leaves[i] for i in positions]
         if not streams:
-            return func(*args, **kwargs)
-        kind = classify(func, args, kwargs, len(streams))
-        static = [getattr(leaves[i], "_ftbc_static", False) for i in streams]
-        if any(getattr(leaves[i], "_ftbc_overwritten", False) for i in streams):
-            self.static_prefix = False
-        channel_dim = _channel_dim(leaves[streams[0]])
-        shape = leaves[streams[0]].shape[1:]
+            out = func(*args, **kwargs)
+            for leaf in tree_leaves(out):
+                if isinstance(leaf, Tensor) and leaf.requires_grad:
+                    leaf._ftbc_constant = True  # type: ignore[attr-defined]
+            return out
+        for stream in streams:
+            self._check_known(stream)
+        kind = classify(func, args, kwargs, streams)
         if kind is Kind.SMOOTH and self.smooth:
             kind = Kind.RATE_EXACT
-        inplace = is_inplace(func, args, kwargs)
-        out = func(*args, **kwargs)
         if kind is Kind.METADATA:
-            return out
+            return func(*args, **kwargs)
+        static = [stream._ftbc_static for stream in streams]
+        layout, shape = streams[0]._ftbc_layout, streams[0].shape
+        inplace = is_inplace(func, args, kwargs)
+        if any(getattr(stream, "_ftbc_overwritten", False) for stream in streams):
+            self.static_prefix = False
+        out = func(*args, **kwargs)
         if kind in (Kind.SMOOTH, Kind.UNSUPPORTED):
-            self._problem(func, kind)
+            self._problem(name, advice(name, kind))
         elif kind is Kind.AFFINE:
             self.static_prefix &= all(static) or not any(static)
+            if name.startswith(("conv", "linear")):
+                self.layers.append(self._path())
         else:
-            threshold = args[1] if operation_name(func) in ("qcfs", "clipped_relu") else None
+            if layout.batch not in (0, None):
+                self._problem(
+                    name,
+                    "the batch is not the first dimension of its input: use batch_first=True, or permute before the "
+                    "call",
+                )
             self.calls.append(
                 Call(
-                    self._name(),
-                    operation_name(func),
-                    kind,
-                    _source(),
-                    func,
-                    ordinal,
-                    tuple(streams),
-                    tuple(static),
-                    inplace,
-                    tuple(shape),
-                    channel_dim,
-                    threshold,
+                    name=self._name(),
+                    operation=name,
+                    kind=kind,
+                    source=source_line(),
+                    function=func,
+                    ordinal=ordinal,
+                    streams=tuple(positions),
+                    static=tuple(static),
+                    inplace=inplace,
+                    shape=tuple(shape[1:]),
+                    channel_dim=layout.channel_dim(len(shape)),
+                    origin=Origin.MODULE if is_activation_module(self.modules[self._path()]) else Origin.FUNCTION,
+                    layers=tuple(self.layers),
+                    threshold=args[1] if name in ("qcfs", "clipped_relu") else None,
+                    upper=upper_bound(name, args, kwargs) if kind is Kind.SPIKING else None,
                 )
             )
+            self.layers.clear()
         remains_static = all(static) and kind is not Kind.SPIKING
         if inplace and all(static) and not remains_static:
+            if args[0]._is_view() and args[0]._base is not None:
+                self.static_prefix = False  # the tensor behind the view changes as well
             # The result gets an identity of its own, to see whether the overwritten tensor is used again.
             args[0]._ftbc_overwritten = True
             out = out.view_as(out)
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                leaf._ftbc_static = remains_static  # type: ignore[attr-defined]
-                leaf._ftbc_channel_dim = _output_channel_dim(  # type: ignore[attr-defined]
-                    operation_name(func), leaf, args, channel_dim, len(shape) + 1
-                )
+        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+        def again(marker: Tensor) -> Any:
+            marked_args, marked_kwargs = with_leaf(args, kwargs, streams[0], marker)
+            return func(*marked_args, **marked_kwargs)
+
+        source = streams[0] if streams[0].shape == shape else streams[0].new_empty(shape)
+        try:
+            layouts = follow(name, layout, source, again, results)
+        except BatchMixed:
+            self._problem(name, "it takes images of the batch together, or one out of it: treat each image by itself")
+            layouts = [Layout(None, None)] * len(results)
+        for leaf, after in zip(results, layouts, strict=True):
+            _tag(leaf, remains_static, after)
         return out
 
+    def check_outputs(self, outputs: Any) -> None:
+        """Check that the outputs are tensors that depend on the input, batch first."""
+        leaves = tree_leaves(outputs)
+        for leaf in leaves:
+            if not isinstance(leaf, _OUTPUTS):
+                self.problems.append(
+                    f"(output): an output is of type {type(leaf).__name__}: return tensors, or tuples, lists and dicts "
+                    "of them"
+                )
+        streams = [leaf for leaf in leaves if _is_stream(leaf)]
+        if not streams:
+            self.problems.append("(output): no output is a tensor that depends on the input")
+        for stream in streams:
+            self._check_known(stream, "(output)")
+            if stream._ftbc_layout.batch not in (0, None):  # type: ignore[attr-defined]
+                self.problems.append("(output): the batch is not the first dimension of an output: permute it")
+
+    def _check_known(self, stream: Tensor, place: str | None = None) -> None:
+        """Report a stream that no recorded operation has made."""
+        if hasattr(stream, "_ftbc_static"):
+            return
+        maker = stream.grad_fn.name().partition("Backward")[0] if stream.grad_fn is not None else "an operation"
+        where = place or f"before {self._path() or '(network)'} ({source_line()})"
+        self.problems.append(
+            f"{where}: {maker}: it hides from torch what it does (a scripted or compiled function, an "
+            "extension): use torch functions instead"
+        )
+        _tag(stream, False, Layout())
+
+    def _path(self) -> str:
+        return self.path[-1] if self.path else ""
+
     def _name(self) -> str:
-        path = self.path[-1] if self.path else ""
+        path = self._path()
         self.names[path] += 1
         return (path or "(network)") + (f"#{self.names[path]}" if self.names[path] > 1 else "")
 
-    def _problem(self, func: Callable[..., Any], kind: Kind) -> None:
-        path = (self.path[-1] if self.path else "") or "(network)"
-        name = operation_name(func)
-        self.problems.append(f"{path} ({_source()}): {name}: {advice(name, kind)}")
+    def _problem(self, name: str, text: str) -> None:
+        self.problems.append(f"{self._path() or '(network)'} ({source_line()}): {name}: {text}")
 
 
-@contextmanager
-def _module_paths(network: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the path of the module that is running on top of ``stack``."""
-
-    def enter(path: str) -> Callable[..., None]:
-        return lambda *_: stack.append(path)
-
-    def leave(*_: Any) -> None:
-        stack.pop()
-
-    handles = []
-    for path, module in network.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(path)))
-        handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _is_stream(leaf: Any) -> bool:
+    if not isinstance(leaf, Tensor) or hasattr(leaf, "_ftbc_constant"):
+        return False
+    # A leaf of autograd without a tag is a parameter that no module of the network holds.
+    return hasattr(leaf, "_ftbc_static") or (leaf.requires_grad and not leaf.is_leaf)
 
 
-def _source() -> str:
-    """``file:line`` of the innermost frame that is neither torch nor this package's machinery."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_SKIPPED_SOURCES):
-        frame = frame.f_back
-    path = Path(frame.f_code.co_filename)
-    return f"{'/'.join(path.parts[-2:])}:{frame.f_lineno}"
-
-
-def _channel_dim(stream: Tensor) -> int:
-    known = getattr(stream, "_ftbc_channel_dim", None)
-    if known is not None and known < stream.ndim:
-        return int(known)
-    return 2 if stream.ndim == 3 else 1
-
-
-def _output_channel_dim(name: str, out: Tensor, args: tuple[Any, ...], before: int, ndim: int) -> int | None:
-    """Where the channels are after an operation, or None where that is not known."""
-    if name in ("linear", "layer_norm", "rms_norm"):
-        return out.ndim - 1
-    if name.startswith("conv") or name == "batch_norm":
-        return 1
-    if name == "permute":
-        order = args[1] if isinstance(args[1], tuple | list) else args[1:]
-        return [d % ndim for d in order].index(before)
-    if name in ("transpose", "swapaxes", "swapdims"):
-        first, second = args[1] % ndim, args[2] % ndim
-        return {first: second, second: first}.get(before, before)
-    return before if out.ndim == ndim and name not in ("reshape", "view", "flatten") else None
+def _tag(stream: Tensor, static: bool, layout: Layout) -> None:
+    stream._ftbc_static = static  # type: ignore[attr-defined]
+    stream._ftbc_layout = layout  # type: ignore[attr-defined]

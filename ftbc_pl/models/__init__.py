@@ -1,8 +1,10 @@
-"""Networks by name: all of timm's, and the papers' CIFAR ResNets and VGG-16, which importing this package registers."""
+"""Networks by name: all of timm's, and those for CIFAR, which importing this package registers: the papers' ResNets and
+VGG-16, and a small MobileNetV2.
+"""
 
-from . import resnet, vgg  # registers the networks with timm
+from . import mobilenet, resnet, vgg  # registers the networks with timm
 from .factory import create_network
 from .pooling import select_pooling
 from .weights import load_weights, read_weights
 
-__all__ = ["create_network", "load_weights", "read_weights", "resnet", "select_pooling", "vgg"]
+__all__ = ["create_network", "load_weights", "mobilenet", "read_weights", "resnet", "select_pooling", "vgg"]

@@ -30,20 +30,28 @@ def collect_results(
     """
     calibrated = {} if calibration is None else {site.name: site for site in calibration.sites}
     sites = []
-    for call, site in zip(snn.calls, snn.sites, strict=True):
-        report = calibrated.get(call.name)
+    conversion = snn.report
+    for converted, site in zip(conversion.sites, snn.sites, strict=True):
+        report = calibrated.get(converted.name)
         threshold = None
         if isinstance(site, SpikingNeuron):
             theta = site.threshold
             threshold = ThresholdSummary(theta.min().item(), theta.mean().item(), theta.max().item())
         sites.append(
             SiteSummary(
-                call.name,
-                call.kind.value,
-                list(call.shape),
+                converted.name,
+                converted.kind,
+                list(converted.shape),
                 threshold,
                 None if report is None else report.firing_rate,
                 [] if report is None else list(report.temporal_bias_rms),
+                converted.operation,
+                converted.origin,
+                converted.source,
+                converted.channels,
+                converted.threshold,
+                converted.upper,
+                converted.folded,
             )
         )
     cost = None
@@ -57,6 +65,7 @@ def collect_results(
         accuracy_uncalibrated=accuracies.uncalibrated,
         accuracy_calibrated=accuracies.calibrated,
         calibration=cost,
+        conversion=conversion.totals() | {"summary": conversion.summary()},
         sites=sites,
         settings=settings,
         versions={name: version(name) for name in _PACKAGES},

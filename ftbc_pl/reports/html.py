@@ -137,10 +137,15 @@ def _calibration_section(results: RunResults) -> str:
 def _sites_section(results: RunResults) -> str:
     if not results.sites:
         return ""
-    columns = ["site", "kind", "shape", "threshold", "firing rate", "bias, RMS at t = 1", f"at t = {results.num_steps}"]
+    columns = ["site", "kind", "operation", "origin", "shape", "threshold", "from", "folded", "firing rate"]
+    columns += ["bias, RMS at t = 1", f"at t = {results.num_steps}"]
     rows = [_site_row(site) for site in results.sites]
-    note = "Shape of one step's output without the batch; threshold as minimum / mean / maximum over channels."
-    return _section(f"Sites ({len(rows)})", note, _table("Sites of the network", columns, rows))
+    note = (
+        "Shape of one step's input without the batch; threshold as minimum / mean / maximum over channels, and where "
+        "it comes from; numbers of normalisation layers folded into the layers before the site."
+    )
+    summary = str(results.conversion.get("summary", ""))
+    return _section(f"Sites ({len(rows)})", f"{summary} {note}".strip(), _table("Sites of the network", columns, rows))
 
 
 def _site_row(site: SiteSummary) -> list[str]:
@@ -151,7 +156,11 @@ def _site_row(site: SiteSummary) -> list[str]:
         spread = values[0] if len(set(values)) == 1 else " / ".join(values)
     rate = NOTHING if site.firing_rate is None else f"{site.firing_rate:.3f}"
     ends = (f"{bias[0]:.3f}", f"{bias[-1]:.3f}") if bias else (NOTHING, NOTHING)
-    return [site.name, site.kind, TIMES.join(map(str, site.shape)), spread, rate, *ends]
+    origin = f"{site.origin}, {site.source}" if site.source else site.origin
+    bound = "" if site.upper is None else f" \u2264 {site.upper:g}"
+    shape, folded = TIMES.join(map(str, site.shape)), f"{site.folded:,}" if site.folded else NOTHING
+    made = [site.operation or NOTHING, origin or NOTHING, shape, spread, site.threshold_from + bound or NOTHING, folded]
+    return [site.name, site.kind, *made, rate, *ends]
 
 
 def _settings_section(results: RunResults) -> str:

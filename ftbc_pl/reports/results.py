@@ -33,7 +33,8 @@ class SiteSummary:
 
     `shape` is that of one step's output without the batch, `(C, H, W)`; `firing_rate` is in spikes per neuron and
     step; `temporal_bias_rms` holds, for each of the T steps, the root mean square over channels of b[t] / threshold.
-    A rate-exact site has neither threshold nor firing rate, and its `temporal_bias_rms` is empty.
+    A rate-exact site has neither threshold nor firing rate, and its `temporal_bias_rms` is empty. The fields from
+    `operation` on are those of `ftbc_pl.conversion.ConvertedSite`, `threshold_from` being its `threshold`.
     """
 
     name: str
@@ -42,6 +43,13 @@ class SiteSummary:
     threshold: ThresholdSummary | None = None
     firing_rate: float | None = None
     temporal_bias_rms: list[float] = field(default_factory=list)
+    operation: str = ""
+    origin: str = ""
+    source: str = ""
+    channels: int = 0
+    threshold_from: str = ""
+    upper: float | None = None
+    folded: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class RunResults:
     """Accuracies (0..1) of the ANN and of the spiking network at t = 1..T, and how they came about.
 
     `images` is the number of images of `split` that the accuracies were measured on. `accuracy_calibrated` and
-    `calibration` are None when calibration is switched off.
+    `calibration` are None when calibration is switched off. `conversion` holds the totals of the conversion report.
 
     Raises:
         ValueError: a list has not T entries, a number is out of its range, or a part of `calibration` is missing.
@@ -62,6 +70,7 @@ class RunResults:
     accuracy_uncalibrated: list[float]
     accuracy_calibrated: list[float] | None = None
     calibration: dict[str, Any] | None = None
+    conversion: dict[str, Any] = field(default_factory=dict)
     sites: list[SiteSummary] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -108,6 +117,7 @@ class RunResults:
                 "calibrated": None if self.accuracy_calibrated is None else list(self.accuracy_calibrated),
             },
             "calibration": to_plain(self.calibration),
+            "conversion": to_plain(self.conversion),
             "sites": [to_plain(asdict(site)) for site in self.sites],
             "settings": to_plain(self.settings),
             "versions": dict(self.versions),
@@ -129,6 +139,7 @@ class RunResults:
                 accuracy_uncalibrated=content["accuracy"]["uncalibrated"],
                 accuracy_calibrated=content["accuracy"]["calibrated"],
                 calibration=content["calibration"],
+                conversion=content["conversion"],
                 sites=[_site_from_json(site) for site in content["sites"]],
                 settings=content["settings"],
                 versions=content["versions"],

@@ -1,0 +1,134 @@
+"""Fold batch normalisation into the convolution or linear layer before it.
+
+What precedes what is seen in one forward, not guessed from names: a normalisation layer is folded if it is the only
+reader of the output of a layer whose own weights were applied, and each of the two is called once.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from ftbc_pl.conversion.operations import is_metadata, operation_name
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@torch.no_grad()
+def fold_batch_norm_(network: nn.Module, example: Tensor) -> dict[str, int]:
+    """Fold every batch normalisation that can be folded, in place; the outputs stay the same to rounding.
+
+    Args:
+        network: The ANN in eval mode.
+        example: A small input batch (B, ...).
+
+    Returns:
+        For each layer (by path) into which one was folded, how many numbers that saves: scale, shift, mean, variance.
+    """
+    recorder = _Recorder(network)
+    with recorder:
+        outputs = network(example)
+    recorder.read(tree_leaves(outputs))
+    paths = {module: path for path, module in network.named_modules()}
+    folded = {}
+    for layer, norm, output in recorder.pairs:
+        once = recorder.reads[id(output)] == 1 and all(
+            recorder.reads[id(tensor)] <= 1 for module in (layer, norm) for tensor in _own(module)
+        )
+        if once and not layer._forward_hooks and not norm._forward_hooks and _fits(layer, output):
+            folded[paths[layer]] = sum(tensor.numel() for tensor in _own(norm) if tensor.ndim)
+            _fold(layer, norm)
+            _replace(network, norm, _rest(norm))
+    return folded
+
+
+class _Recorder(TorchFunctionMode):
+    """Counts how often each tensor is read, and finds layers whose output goes to a normalisation layer."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.reads: Counter[int] = Counter()
+        self.pairs: list[tuple[nn.Module, _BatchNorm, Tensor]] = []
+        self.layers = {id(m.weight): m for m in network.modules() if isinstance(m, _LAYERS)}
+        self.norms = {id(m.running_mean): m for m in network.modules() if _is_batch_norm(m)}
+        self.sources: dict[int, tuple[nn.Module, Tensor]] = {}  # holds the tensors, so that no id is used again
+
+    def read(self, leaves: list[Any]) -> None:
+        self.reads.update(id(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = operation_name(func)
+        if is_metadata(name):
+            return out
+        self.read(tree_leaves((args, kwargs)))
+        if name == "batch_norm" and id(args[0]) in self.sources and id(args[1]) in self.norms:
+            layer, source = self.sources[id(args[0])]
+            self.pairs.append((layer, self.norms[id(args[1])], source))
+        elif name.startswith(("conv", "linear")) and len(args) > 1 and id(args[1]) in self.layers:
+            layer = self.layers[id(args[1])]
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            if bias is layer.bias:
+                self.sources[id(out)] = layer, out
+                self.reads[id(out)] = 0  # not those of a tensor that had this id before
+        return out
+
+
+def _is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a module normalises with running statistics, by code that is known."""
+    if not isinstance(module, _BatchNorm) or module.running_mean is None or module.training:
+        return False
+    return type(module).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward, BatchNormAct2d.forward)
+
+
+def _own(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _fits(layer: nn.Module, output: Tensor) -> bool:
+    """Whether the features of a layer are the channels of a normalisation layer behind it."""
+    if isinstance(layer, nn.Linear):
+        return output.ndim == 2
+    return not getattr(layer, "transposed", False) or getattr(layer, "groups", 1) == 1
+
+
+def _fold(layer: Any, norm: _BatchNorm) -> None:
+    # In float64, so that the weights are rounded once only.
+    bias = None if layer.bias is None else layer.bias.double()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = torch.ones_like(mean) if norm.weight is None else norm.weight.double()
+    shift = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
+    if isinstance(layer, nn.Linear):
+        fused = fuse_linear_bn_weights(layer.weight.double(), bias, mean, variance, norm.eps, scale, shift)
+    else:
+        fused = fuse_conv_bn_weights(
+            layer.weight.double(), bias, mean, variance, norm.eps, scale, shift, transpose=layer.transposed
+        )
+    dtype = layer.weight.dtype
+    layer.weight, layer.bias = (nn.Parameter(t.to(dtype), requires_grad=False) for t in fused)
+
+
+def _rest(norm: _BatchNorm) -> nn.Module:
+    """What a normalisation layer does beyond normalising."""
+    if isinstance(norm, BatchNormAct2d):
+        return nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))
+    return nn.Identity()
+
+
+def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if child is old:
+                setattr(parent, name, new)

@@ -1,0 +1,165 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ftbc_pl import calibrate_, convert
+from ftbc_pl.conversion.fold import fold_batch_norm_
+from tests.networks import create, images, randomise_
+
+# name: normalisation layers, those behind a layer (the others follow an add or a concatenation)
+NETWORKS = {
+    "resnet18": (20, 20),
+    "mobilenetv2_100": (52, 52),  # BatchNormAct2d
+    "tf_efficientnet_lite0": (49, 49),  # convolutions that pad by themselves
+    "regnetx_002": (44, 44),
+    "densenet121": (121, 59),
+    "resnetv2_50": (49, 32),
+    "repvgg_a0": (61, 44),
+}
+
+
+def norms(network):
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_outputs_stay_the_same(name):
+    network = create(name, num_classes=10).double()
+    batch = images(2, 64).double()
+    expected = network(batch)
+    folded = copy.deepcopy(network)
+    numbers = fold_batch_norm_(folded, batch)
+    torch.testing.assert_close(folded(batch), expected, rtol=0, atol=1e-11 * expected.abs().max().item())
+    assert (len(norms(network)), len(numbers)) == NETWORKS[name]
+    assert len(norms(folded)) == len(norms(network)) - len(numbers)
+    assert sum(numbers.values()) == sum(4 * m.num_features for m in norms(network)) - sum(
+        4 * m.num_features for m in norms(folded)
+    )
+
+
+def test_convert_folds_its_copy_only():
+    network = create("resnet18")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    batch = images(2, 64)
+    snn = convert(network, 4, batches=[batch], threshold="max", fold_bn=True)
+    plain = convert(network, 4, batches=[batch], threshold="max")
+    after = network.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not norms(snn.network)
+    assert len(norms(plain.network)) == 20
+    assert [call.name for call in snn.calls] == [call.name for call in plain.calls]
+    torch.testing.assert_close(snn.network(batch), network(batch), rtol=1e-3, atol=1e-3)
+    for (_, a), (_, b) in zip(snn.neurons(), plain.neurons(), strict=True):
+        torch.testing.assert_close(a.threshold, b.threshold, rtol=1e-3, atol=1e-4)
+    assert calibrate_(snn, [batch], progress=False).forward_passes == 1
+
+
+class Layers(nn.Module):
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleDict(layers)
+
+    def forward(self, x):
+        return self.function(x, **self.layers)
+
+
+def conv(**options):
+    return nn.Conv2d(3, 3, 1, **options)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda module, args, out: out + 1)
+    return layer
+
+
+CASES = {
+    "convolution": (Layers(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3)), 1),
+    "without bias": (Layers(lambda x, a, n: n(a(x)), a=conv(bias=False), n=nn.BatchNorm2d(3)), 1),
+    "without scale": (Layers(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3, affine=False)), 1),
+    "grouped": (Layers(lambda x, a, n: n(a(x)), a=conv(groups=3), n=nn.BatchNorm2d(3)), 1),
+    "transposed": (Layers(lambda x, a, n: n(a(x)), a=nn.ConvTranspose2d(3, 5, 2), n=nn.BatchNorm2d(5)), 1),
+    "linear": (
+        Layers(lambda x, a, n: n(a(x.mean((2, 3)))), a=nn.Linear(3, 5), n=nn.BatchNorm1d(5)),
+        1,
+    ),
+    "linear, no scale": (
+        Layers(lambda x, a, n: n(a(x.mean((2, 3)))), a=nn.Linear(3, 5), n=nn.BatchNorm1d(5, affine=False)),
+        1,
+    ),
+    "functional convolution with a module's weights": (
+        Layers(lambda x, a, n: n(F.conv2d(x, a.weight, a.bias)), a=conv(), n=nn.BatchNorm2d(3)),
+        1,
+    ),
+    "output read twice": (
+        Layers(lambda x, a, n: n(y := a(x)) + y, a=conv(), n=nn.BatchNorm2d(3)),
+        0,
+    ),
+    "output handed out": (Layers(lambda x, a, n: [y := a(x), n(y)], a=conv(), n=nn.BatchNorm2d(3)), 0),
+    "layer called twice": (Layers(lambda x, a, n: n(a(a(x))), a=conv(), n=nn.BatchNorm2d(3)), 0),
+    "norm called twice": (
+        Layers(lambda x, a, b, n: n(b(n(a(x)))), a=conv(), b=conv(), n=nn.BatchNorm2d(3)),
+        0,
+    ),
+    "weights computed": (Layers(lambda x, a, n: n(a(x)), a=Standardised(3, 3, 1), n=nn.BatchNorm2d(3)), 0),
+    "weights tied": (
+        Layers(lambda x, a, n: n(a(x)) * a.weight.mean(), a=conv(), n=nn.BatchNorm2d(3)),
+        0,
+    ),
+    "hook": (Layers(lambda x, a, n: n(a(x)), a=hooked(conv()), n=nn.BatchNorm2d(3)), 0),
+    "something between": (Layers(lambda x, a, n: n(F.relu(a(x))), a=conv(), n=nn.BatchNorm2d(3)), 0),
+    "grouped transposed": (
+        Layers(lambda x, a, n: n(a(x)), a=nn.ConvTranspose2d(3, 6, 2, groups=3), n=nn.BatchNorm2d(6)),
+        0,
+    ),
+    "channels that are no features": (
+        Layers(lambda x, a, n: n(a(x.flatten(2))), a=nn.Linear(64, 3), n=nn.BatchNorm1d(3)),
+        0,
+    ),
+    "statistics of the batch": (
+        Layers(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3, track_running_stats=False)),
+        0,
+    ),
+}
+
+
+def randomise_affine_(network):
+    for module in norms(network):
+        if module.running_mean is not None:
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+        if module.weight is not None:
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_()
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_only_what_can_be_folded_is(name):
+    network, count = CASES[name]
+    torch.manual_seed(0)
+    network = randomise_affine_(network.double())
+    batch = images(4).double()
+    expected = network(batch)
+    folded = copy.deepcopy(network)
+    assert len(fold_batch_norm_(folded, batch)) == count
+    assert len(norms(folded)) == 1 - count
+    torch.testing.assert_close(folded(batch), expected, rtol=0, atol=1e-12)
+
+
+def test_a_layer_stays_in_its_memory_format_and_type():
+    network = randomise_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))).to(memory_format=torch.channels_last)
+    fold_batch_norm_(network, images(2))
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network[0].weight.dtype == torch.float32
+    assert network[0].bias.shape == (8,)
