@@ -66,7 +66,8 @@ class FTBC(Callback):
             v0: Membrane at the start as a fraction of the threshold.
             smooth: rate runs GELU and the like without spikes; error refuses them.
             fold_bn: Whether batch normalisation is folded into the layers before it: faster, same outputs to rounding.
-            time_chunk: Timesteps simulated at once; less needs less memory, the result is the same. Left out: all.
+            time_chunk: Timesteps simulated at once; less needs less memory, the result is the same. Left out: all on a
+                GPU, few on a CPU, where that is faster.
             output_dir: Folder for the results; left out: a new one below runs/.
             overwrite: Whether output_dir may hold the results of an earlier run.
             network: Attribute of the LightningModule that holds the network.

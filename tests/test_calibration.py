@@ -35,8 +35,10 @@ def test_one_forward_a_batch_calibrates_all_sites():
     assert report.images == 8
     assert len(report.sites) == 19
     assert all(bias.abs().max() > 0 for bias in biases(snn))
+    snn.time_chunk = 3  # three chunks are one forward
     report = calibrate_(snn, loader, solver="heuristic", passes=2, num_batches=3, progress=False)
     assert report.forward_passes == 6
+    assert len(forwards) == 2 + 3 * 6
     assert report.images == 12
 
 

@@ -269,3 +269,12 @@ def test_largest_tensor_of_single_steps_does_not_grow_with_the_number_of_steps()
         return max(sizes)
 
     assert largest_tensor(2) == largest_tensor(16)
+
+
+def test_a_cpu_runs_few_rows_at_once_unless_told_otherwise():
+    snn = convert(small_cnn(), 8, batches=[images()])
+    assert snn.chunks(1) == [8]
+    assert snn.chunks(50) == [2, 2, 2, 2]
+    assert snn.chunks(1000) == [1] * 8
+    snn.time_chunk = 3
+    assert snn.chunks(1000) == [3, 3, 2]

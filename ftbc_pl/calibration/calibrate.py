@@ -173,6 +173,7 @@ def calibrate_(
                     rows = to_images(batch).to(snn.device)
                     images += len(rows) * (number == 0)
                     _calibrate_batch(snn, rows, options, states)
+                    forwards.end_batch(len(snn.chunks(len(rows))))
                     bar.update()
         if options.solver != "heuristic":
             for call, site in snn.neurons():
@@ -195,7 +196,7 @@ def _calibrate_batch(
 ) -> None:
     snn.reset()
     ann_rows = True
-    for steps in snn.chunks():
+    for steps in snn.chunks(len(images)):
         snn.visit(images, _CalibrationStep(steps, ann_rows, options, states))
         ann_rows = False
     for call, site in snn.neurons():
@@ -219,19 +220,18 @@ class _ForwardCounter:
     """Counts the forwards of the network; the chunks of one simulation together are one."""
 
     def __init__(self, snn: SpikingNetwork) -> None:
-        self.calls = 0
-        self.chunks = len(snn.chunks())
+        self.calls = self.passes = 0
         self.handle = snn.network.register_forward_hook(self._count)
 
     def _count(self, *_: Any) -> None:
         self.calls += 1
 
+    def end_batch(self, chunks: int) -> None:
+        self.passes += -(-self.calls // chunks)
+        self.calls = 0
+
     def remove(self) -> None:
         self.handle.remove()
-
-    @property
-    def passes(self) -> int:
-        return self.calls // self.chunks
 
 
 def _site_report(call: Call, site: SpikingNeuron, state: _SiteState) -> SiteReport:

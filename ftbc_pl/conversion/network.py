@@ -26,6 +26,9 @@ _OTHER_PATH = (
 )
 
 
+_CPU_ROWS = 128
+
+
 class Visitor(Protocol):
     """What happens at the sites during one forward of the ANN's code."""
 
@@ -97,7 +100,8 @@ class SpikingNetwork(nn.Module):
         sites: One module a site, in forward order.
         calls: What each site replaces.
         num_steps: Number of timesteps T.
-        time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all.
+        time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all on a GPU,
+            on a CPU as many as make about 128 rows, which its caches hold.
         options: The arguments of the conversion, as plain values.
         folded: Numbers of normalisation layers folded into each layer, by path of the layer.
     """
@@ -163,14 +167,15 @@ class SpikingNetwork(nn.Module):
         """
         self.reset()
         try:
-            chunks = [self.visit(images, Simulation(steps)) for steps in self.chunks()]
+            chunks = [self.visit(images, Simulation(steps)) for steps in self.chunks(len(images))]
         finally:
             self.reset()
         return tree_map(_joined, *chunks) if len(chunks) > 1 else chunks[0]
 
-    def chunks(self) -> list[int]:
-        """Numbers of timesteps to run at once; they add up to T."""
-        chunk = min(self.time_chunk or self.num_steps, self.num_steps)
+    def chunks(self, batch_size: int) -> list[int]:
+        """Numbers of timesteps to run at once for a batch of that size; they add up to T."""
+        automatic = self.num_steps if self.device.type != "cpu" else max(1, _CPU_ROWS // batch_size)
+        chunk = min(self.time_chunk or automatic, self.num_steps)
         full, rest = divmod(self.num_steps, chunk)
         return [chunk] * full + ([rest] if rest else [])
 
