@@ -18,6 +18,7 @@ from callbacks import FTBC
 from ftbc_pl import load_snn
 from ftbc_pl.cli import main
 from ftbc_pl.data import DigitsData
+from ftbc_pl.models import create_network
 from ftbc_pl.reports import read_results_json
 from ftbc_pl.task import ImageClassifier
 from tests.sweep_command import first_point, first_point_command
@@ -156,20 +157,22 @@ def tiny_folder(root, splits, size, classes):
                 Image.fromarray(pixels).save(folder / f"{index}.png")
 
 
-SHIPPED = {
-    "quickstart": [],
-    "cifar10_r20": [],
-    "cifar10_vgg16": [],
-    "cifar100_r20": [],
-    "cifar100_vgg16": [],
-    "cifar10_mobilenetv2": [],
-    "cifar10_vit": [],
-    "imagenet_r34": [],
-    "imagenet_vgg16": [],
-    "cifar10_r20+relu": [],
-    "cifar10_r20+rts": [],
-    "cifar10_r20+layerwise": [],
-}
+SHIPPED = [
+    "quickstart",
+    "cifar10_r20",
+    "cifar10_vgg16",
+    "cifar100_r20",
+    "cifar100_vgg16",
+    "cifar10_mobilenetv2",
+    "cifar10_vit",
+    "imagenet_r34",
+    "imagenet_vgg16",
+    "cifar10_r20+relu",
+    "cifar10_r20+rts",
+    "cifar10_r20+layerwise",
+    "cifar10_r20+from_relu",
+    "cifar10_r20+rts+from_relu",
+]
 
 
 def test_every_shipped_config_is_run():
@@ -189,6 +192,10 @@ def test_configs_run(names):
         if "imagenet" in names:
             arguments += ["--data.input_size=64", "--trainer.sync_batchnorm=false"]
         arguments += ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=runs", "--trainer.accelerator=cpu"]
+    if "from_relu" in names:
+        relu = create_network("cifar_resnet20", num_classes=3)
+        safetensors.torch.save_file(relu.state_dict(), "relu.safetensors")
+        arguments += ["--model.weights=relu.safetensors"]
     arguments += ["--ftbc.num_steps=2", "--ftbc.batch_size=6", "--trainer.limit_train_batches=1"]
     main(["fit", *arguments, *QUIET, "--trainer.max_epochs=1"])
     found = results(run_folder())
@@ -196,7 +203,7 @@ def test_configs_run(names):
     assert found["calibration"]["granularity"] == ("layer" if "layerwise" in names else "channel")
     operations = {site[1] for site in json.loads((run_folder() / "snn.json").read_text())["sites"]}
     activation = {"cifar10_mobilenetv2": "hardtanh", "cifar10_vit": "relu", "cifar10_r20+relu": "relu"}
-    activation["cifar10_r20+rts"] = "clipped_relu"
+    activation |= dict.fromkeys(["cifar10_r20+rts", "cifar10_r20+rts+from_relu"], "clipped_relu")
     assert activation.get(names, "qcfs") in operations
 
 
