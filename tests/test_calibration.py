@@ -210,3 +210,9 @@ def test_evaluate_needs_data():
 def test_a_linear_only_network_can_not_spike():
     with pytest.raises(ValueError, match="nothing would spike"):
         convert(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), 2, example=images(2))
+
+
+def test_evaluate_needs_a_classifier():
+    snn = convert(create("resnet18", features_only=True), 2, batches=[images(2, 32)])
+    with pytest.raises(ValueError, match=r"Accuracy needs one output .* the network gives a list"):
+        evaluate(snn, [(images(2, 32), torch.zeros(2))], progress=False)

@@ -25,12 +25,18 @@ def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
         Accuracy at t = 1 … T, (T,) float64, in 0..1.
 
     Raises:
-        ValueError: The loader is empty.
+        ValueError: The loader is empty, or the network is no classifier of one output.
     """
     metric = TimestepAccuracy(snn.num_steps).to(snn.device)
     batches = 0
     for images, labels in tqdm(loader, desc="Evaluating", disable=not progress or not is_main_process()):
-        metric.update(snn(images.to(snn.device)), labels.to(snn.device))
+        logits = snn(images.to(snn.device))
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"Accuracy needs one output (T, B, classes), the network gives a {type(logits).__name__}: call the "
+                "network itself and measure what you need."
+            )
+        metric.update(logits, labels.to(snn.device))
         batches += 1
     if not batches:
         raise ValueError("There is nothing to evaluate: the loader is empty.")

@@ -1,15 +1,18 @@
-"""Order statistics of each channel by bisection: counts only, no sort, the same answer for any number of processes.
+"""Order statistics of each channel from counts only: no sort, the same answer for any number of processes.
 
-Floating-point numbers map to integers of the same order. Fixing the bits of that integer from the leading one on, with
-one count of the values at or above it each, ends at the exact order statistic after 32 (float32) or 64 counts. Counts
-of several processes merge by adding.
+A histogram finds the bin of each channel that holds the wanted rank. Among its few values a bisection finds the one:
+floating-point numbers map to integers of the same order, and fixing the bits of that integer from the leading one on,
+with one count of the values at or above it each, ends at the exact order statistic after 32 (float32) or 64 counts.
+Counts of several processes merge by adding.
 """
 
 import torch
 from torch import Tensor
 
 from ftbc_pl.distributed import maximum_over_processes, sum_over_processes
-from ftbc_pl.functional.neuron import per_channel
+from ftbc_pl.functional.neuron import batch_slices, per_channel
+
+_BINS = 1024
 
 
 def largest(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -24,22 +27,63 @@ def largest(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Te
         Two tensors (C,) of the dtype of ``values``: the value of that rank, and the value of the next smaller rank
         (the same value where the two tie; infinity for rank 0).
     """
-    dtype, ndim = values.dtype, values.ndim
-    others = [dim for dim in range(ndim) if dim != channel_dim]
-    bits = torch.finfo(dtype).bits
+    bins, counts = _histogram(values, len(ranks), channel_dim)
+    # How many values lie in each bin and above it.
+    reached = counts.flip(1).cumsum(1).flip(1)
+    chosen = (reached > ranks.unsqueeze(1)).sum(1) - 1
+    within = bins == per_channel(chosen.to(torch.int32), values.ndim, channel_dim)
+    candidates = values.movedim(channel_dim, -1)[within.movedim(channel_dim, -1)]
+    channels = within.movedim(channel_dim, -1).nonzero()[:, -1]
+    beyond = torch.where(chosen + 1 < _BINS, reached.gather(1, (chosen + 1).clamp(max=_BINS - 1)[:, None])[:, 0], 0)
+    value = _bisect(candidates, channels, ranks - beyond)
+    others = [dim for dim in range(values.ndim) if dim != channel_dim]
+    above = values > per_channel(value, values.ndim, channel_dim)
+    count = sum_over_processes(above.sum(others))
+    next_larger = -maximum_over_processes(torch.where(above, -values, -torch.inf).amax(others))
+    return value, torch.where((ranks > 0) & (count < ranks), value, next_larger)
+
+
+def _histogram(values: Tensor, channels: int, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """Bin of each value between the smallest and largest one of its channel, and counts (C, bins) of all processes."""
+    finite = torch.finfo(values.dtype)
+    others = [dim for dim in range(values.ndim) if dim != channel_dim]
+    # A quarter of the largest numbers, so that no difference overflows.
+    low, high = (
+        bound.clamp(finite.min / 4, finite.max / 4)
+        for bound in (-maximum_over_processes(-values.amin(others)), maximum_over_processes(values.amax(others)))
+    )
+    scale = torch.where(high > low, _BINS / (high - low), 0).clamp(max=finite.max)
+    low, scale = (per_channel(bound, values.ndim, channel_dim) for bound in (low, scale))
+    offset = per_channel(
+        torch.arange(channels, dtype=torch.int32, device=values.device) * _BINS, values.ndim, channel_dim
+    )
+    bins = torch.empty_like(values, dtype=torch.int32)
+    counts = torch.zeros(channels * _BINS, dtype=torch.int64, device=values.device)
+    for rows in batch_slices(values):
+        position = values[rows].clamp(finite.min / 4, finite.max / 4).sub_(low).mul_(scale).clamp_(0, _BINS - 1)
+        bins[rows] = position.to(torch.int32)
+        counts += torch.bincount((bins[rows] + offset).flatten(), minlength=len(counts))
+    return bins, sum_over_processes(counts).view(channels, _BINS)
+
+
+def _bisect(values: Tensor, channels: Tensor, ranks: Tensor) -> Tensor:
+    """The value of each channel that has a given rank.
+
+    Args:
+        values: (N,) float32 or float64.
+        channels: Channel of each value, (N,).
+        ranks: (C,), counted over all processes.
+    """
+    dtype, bits = values.dtype, torch.finfo(values.dtype).bits
     lowest, highest = _to_key(torch.tensor([-torch.inf, torch.inf], dtype=dtype)).tolist()
     key = torch.full_like(ranks, -(1 << (bits - 1)))
     for bit in reversed(range(bits)):
         # In int64 the first step of float64 wraps around, from the smallest integer to zero, as it should.
         candidate = key + torch.tensor(1 << bit if bit < 63 else -(1 << 63), device=key.device)
         cut = _from_key(candidate.clamp(lowest, highest), dtype)
-        count = sum_over_processes((values >= per_channel(cut, ndim, channel_dim)).sum(others))
+        count = sum_over_processes(torch.bincount(channels[values >= cut[channels]], minlength=len(ranks)))
         key = torch.where(count > ranks, candidate, key)
-    value = _from_key(key.clamp(lowest, highest), dtype)
-    above = values > per_channel(value, ndim, channel_dim)
-    count = sum_over_processes(above.sum(others))
-    next_larger = -maximum_over_processes(torch.where(above, -values, -torch.inf).amax(others))
-    return value, torch.where((ranks > 0) & (count < ranks), value, next_larger)
+    return _from_key(key.clamp(lowest, highest), dtype)
 
 
 def _to_key(values: Tensor) -> Tensor:
