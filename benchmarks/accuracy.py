@@ -64,8 +64,6 @@ class Bench:
         count = min(args.images, len(data.data.images(role)))  # type: ignore[arg-type]
         self.loader = data.batches(role, count)
         self.snn = convert(self.ann, args.num_steps, batches=data.calibration(200, 1, draw=0))
-        # On a processor few rows at once stay in its caches.
-        self.snn.time_chunk = 1
 
     def ann_accuracy(self) -> float:
         """Accuracy of the ANN, in 0..1."""

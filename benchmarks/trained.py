@@ -30,7 +30,8 @@ def load(name: str) -> nn.Module:
     """A trained network in eval mode."""
     model = description(name)["model"]
     network = prepare(create_network(model["network"], num_classes=10), model["activation"], levels=model["levels"])
-    return load_weights(network, WEIGHTS / f"{name}.safetensors").eval()
+    network = load_weights(network, WEIGHTS / f"{name}.safetensors").eval()
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class Cifar10:
