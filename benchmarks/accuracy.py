@@ -98,20 +98,32 @@ def header(steps: Sequence[int], first: str = "rule", last: str = "cost of one c
 def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Rules side by side for each network."""
     steps = table_steps(args.num_steps)
-    for name in args.networks:
+    figure = Figure(figsize=(4.5 * len(args.networks), 3.8), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
         bench = Bench(name, args, data)
         total = len(bench.loader.dataset)  # type: ignore[arg-type]
-        print(f"\n{name}: ANN {100 * bench.ann_accuracy():.2f} % on {total} test images\n\n{header(steps)}", flush=True)
+        ann = 100 * bench.ann_accuracy()
+        print(f"\n{name}: ANN {ann:.2f} % on {total} test images\n\n{header(steps)}", flush=True)
         with bench.snn.uncalibrated():
-            print(row("uncalibrated", [bench.evaluate()], steps), flush=True)
+            uncalibrated = bench.evaluate()
+        print(row("uncalibrated", [uncalibrated], steps), flush=True)
+        axes.axhline(ann, color="#333333", linestyle="--", label="ANN")
+        axes.plot(range(1, args.num_steps + 1), 100 * uncalibrated, label="uncalibrated")
         for key in args.rules:
             values, costs = [], []
             for draw in range(args.draws):
                 costs.append(bench.calibrate(RULES[key], draw))
                 values.append(bench.evaluate())
             print(row(RULES[key].title, values, steps, _cost(costs)), flush=True)
+            axes.plot(range(1, args.num_steps + 1), 100 * torch.stack(values).mean(0), label=RULES[key].title)
+        axes.set(title=name, xlabel="timestep T", ylabel="accuracy in %", xscale="log")
+        axes.set_xticks(steps, labels=map(str, steps))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
         if args.authors_repo and trained.description(name)["model"]["activation"] == "qcfs":
             print(_authors_row(args, bench, steps), flush=True)
+    if args.figure:
+        figure.savefig(args.figure, dpi=120)
 
 
 def _cost(costs: Sequence[tuple[int, float]]) -> str:

@@ -36,7 +36,7 @@ class FTBC(Callback):
         solver: Literal["heuristic", "exact", "balanced"] = "exact",
         granularity: Literal["channel", "layer"] = "channel",
         alpha: float = 0.5,
-        mean_weight: float = 10.0,
+        mean_weight: float = 3.0,
         passes: int = 1,
         num_batches: int = 1,
         batch_size: int = 128,
@@ -54,8 +54,9 @@ class FTBC(Callback):
         Args:
             enabled: Switch off to train the ANN only.
             num_steps: Timesteps T to convert and calibrate for; accuracy is reported at every t up to T.
-            solver: balanced keeps the output of single neurons and their mean close to the ANN's; exact makes every
-                channel fire as often as the ANN demands; heuristic is the paper's rule.
+            solver: exact makes every channel fire as often as the ANN demands: good at every step. balanced keeps the
+                output of single neurons close to the ANN's as well: better after a few steps, at the cost of the first.
+                heuristic is the paper's rule.
             granularity: One bias a channel, or one for the whole layer.
             alpha: Step size of heuristic, in (0, 1].
             mean_weight: How much more an error of a channel's mean counts in balanced than one of a neuron, 0 or more.

@@ -31,7 +31,7 @@ class CalibrationOptions:
     solver: Solver = "exact"
     granularity: Granularity = "channel"
     alpha: float = 0.5
-    mean_weight: float = 10.0
+    mean_weight: float = 3.0
     passes: int = 1
     num_batches: int = 1
 
@@ -130,7 +130,7 @@ def calibrate_(
     solver: Solver = "exact",
     granularity: Granularity = "channel",
     alpha: float = 0.5,
-    mean_weight: float = 10.0,
+    mean_weight: float = 3.0,
     passes: int = 1,
     num_batches: int = 1,
     progress: bool = True,
@@ -143,8 +143,9 @@ def calibrate_(
     Args:
         snn: A converted network.
         loader: Training images (B, ...) or (images, labels), without augmentation.
-        solver: ``balanced`` keeps the output of single neurons and their mean close to the ANN's, ``exact`` makes each
-            channel fire as often as the ANN demands; ``heuristic`` is the paper's rule.
+        solver: ``exact`` makes each channel fire as often as the ANN demands: good at every step. ``balanced`` keeps
+            the output of single neurons close to the ANN's as well: better after a few steps, at the cost of the first.
+            ``heuristic`` is the paper's rule.
         granularity: One bias a ``channel``, or one for the whole ``layer``.
         alpha: Step size α of ``heuristic``, in (0, 1].
         mean_weight: λ ≥ 0 of ``balanced``: how much more an error of a channel's mean counts than one of a neuron.
