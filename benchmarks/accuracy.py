@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=trained.names(), help="trained networks; default: all")
     parser.add_argument("--rules", nargs="+", default=list(RULES), help="rules of the table; default: all")
     parser.add_argument("--num_steps", type=int, default=32, help="timesteps T")
+    parser.add_argument("--validation", type=int, default=5000, help="training images that were held out")
     parser.add_argument("--images", type=int, default=10_000, help="images to evaluate on, spread evenly over the set")
     parser.add_argument("--draws", type=int, default=5, help="draws of calibration images")
     parser.add_argument("--authors-repo", help="checkout of the authors' code, to run it beside ours")
@@ -249,7 +250,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, trained.Cifar10], None]] = {
 
 def main() -> None:
     args = arguments()
-    COMMANDS[args.what](args, trained.Cifar10(args.data, args.download))
+    COMMANDS[args.what](args, trained.Cifar10(args.data, args.download, args.validation))
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ def load(name: str) -> nn.Module:
 class Cifar10:
     """CIFAR-10 in three roles; what is selected is selected on validation images."""
 
-    def __init__(self, root: str, download: bool = False) -> None:
+    def __init__(self, root: str, download: bool = False, validation: int = 5000) -> None:
         """Open a folder with train.tar and test.tar of class folders, or torchvision's files if ``download``."""
         name = "torch/cifar10" if download else "folder"
-        self.data = ImageData(root, name, num_classes=10, download=download, val_split=5000, input_size=32)
+        self.data = ImageData(root, name, num_classes=10, download=download, val_split=validation, input_size=32)
         if download:
             self.data.prepare_data()
 

@@ -1,40 +1,98 @@
-"""The scripts behind the tables of the README still run."""
+"""The scripts behind the tables of accuracy and cost run, on small data, and the trained networks are what they say."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "models.py"
+from ftbc_pl import calibrate_, convert
+from tests.networks import images
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_are_importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 @pytest.fixture(scope="module")
-def models():
-    spec = importlib.util.spec_from_file_location("benchmark_models", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def cifar_like(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cifar")
+    generator = np.random.default_rng(0)
+    for split, count in {"train": 62, "test": 2}.items():
+        for name in range(10):
+            (root / split / f"class{name}").mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / f"class{name}" / f"{index}.png")
+    return root
 
 
-@pytest.mark.parametrize("name", ["timm resnet18", "torchvision shufflenet_v2_x1_0", "timm vit_tiny_patch16_224"])
-def test_the_error_falls_about_as_one_over_the_number_of_steps(models, name):
-    errors = models.convergence(name, 128, models.batch(name, 2), 8)
-    assert list(errors) == [16, 32, 64, 128]
-    assert errors[128] < errors[16] / 4  # 8 would be exactly 1/T
-    assert errors[128] < 0.05
+def run(monkeypatch, script, *arguments):
+    module = __import__(script)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    module.main()
 
 
-def test_outcomes_are_counted_independently_of_the_converter(models):
-    name = "torchvision mobilenet_v2"
-    images = models.batch(name, 2)
-    activations = models.count_activations(name, images)
-    assert activations == 35
-    assert models.outcome(models.ours, name, images, activations) == "converted"
-    assert models.outcome(lambda ann, images: 9, name, images, activations) == "9 of 35"
-    assert models.outcome(lambda ann, images: 1 / 0, name, images, activations).startswith("failed: ZeroDivisionError")
+def table_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
 
 
-def test_the_figure_is_drawn(models, tmp_path):
-    curves = {name: {16: 0.1, 32: 0.05} for name in models.CONVERGENCE}
-    models.draw(curves, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+@pytest.mark.parametrize("what", ["table", "select"])
+def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
+    options = ["--networks", "cifar10_r20_relu", "--images", "20", "--validation", "20", "--num_steps", "2"]
+    rules = ["--rules", "constant", "exact", "--draws", "2", "--figure", str(tmp_path / "figure.png")]
+    run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, *rules)
+    rows = table_of(capsys.readouterr().out)
+    if what == "table":
+        assert [row[0].partition(",")[0] for row in rows[2:]] == ["uncalibrated", "constant bias", "exact"]
+        assert [row[-1].partition(",")[0] for row in rows[3:]] == ["1 forward", "1 forward"]
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
+    accuracies = [float(cell.partition(" ")[0]) for row in rows[2:] for cell in row[1:3]]
+    # Images of noise are recognised by chance.
+    assert all(0 <= accuracy <= 60 for accuracy in accuracies)
+
+
+def test_a_constant_bias_is_the_same_at_every_step():
+    import trained
+    from rules import RULES
+
+    snn = convert(trained.load("cifar10_r20_qcfs4"), 3)
+    assert RULES["constant"](snn, [images(4, 32)])[0] == 1
+    assert all((site.temporal_bias == site.temporal_bias[:1]).all() for _, site in snn.neurons())
+    assert any(site.temporal_bias.abs().max() > 0 for _, site in snn.neurons())
+
+
+def test_layer_by_layer_finds_the_biases_of_one_forward():
+    import cost
+
+    batch = images(3, 32)
+    snn = convert(cost.network("cifar_resnet20"), 2, example=batch)
+    calibrate_(snn, [batch], solver="heuristic", alpha=0.4, progress=False)
+    single = [site.temporal_bias.clone() for _, site in snn.neurons()]
+    for _, site in snn.neurons():
+        site.temporal_bias.zero_()
+    cost.layer_by_layer(snn, batch)
+    for (_, site), bias in zip(snn.neurons(), single, strict=True):
+        torch.testing.assert_close(site.temporal_bias, bias, rtol=0, atol=1e-6)
+
+
+def test_cost_of_inference(monkeypatch, capsys):
+    run(monkeypatch, "cost", "inference", "--batch_size", "2", "--runs", "1")
+    rows = table_of(capsys.readouterr().out)
+    assert [row[0].partition(",")[0] for row in rows[2:]] == ["cifar_resnet20", "cifar_vgg16"]
+    assert all(float(row[3]) > 0 for row in rows[2:])
+
+
+def test_the_trained_networks_are_what_they_say():
+    import trained
+
+    assert trained.names()
+    for name in trained.names():
+        about = trained.description(name)
+        assert 0.85 < about["accuracy"]["test"] <= about["accuracy"]["validation"] + 0.02
+        assert trained.load(name)(images(2, 32)).shape == (2, 10)
