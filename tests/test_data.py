@@ -366,7 +366,6 @@ def test_workers_do_not_share_an_open_archive(tars):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its shards open
 def test_webdataset(folders, tmp_path):
     """Streams are read into memory, with the same roles as any other data set."""
-    webdataset = pytest.importorskip("webdataset")
     splits = {}
     for split, count in (("train", 20), ("test", 6)):
         with webdataset.TarWriter(str(tmp_path / f"{split}.tar")) as writer:
