@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+import webdataset
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import default_collate
