@@ -68,9 +68,7 @@ class Bench:
 
     def ann_accuracy(self) -> float:
         """Accuracy of the ANN, in 0..1."""
-        with torch.no_grad():
-            hits = [self.ann(images).argmax(1) == labels for images, labels in self.loader]
-        return float(torch.cat(hits).double().mean())
+        return trained.accuracy(self.ann, self.loader)
 
     def calibrate(self, rule: Rule, draw: int) -> tuple[int, float]:
         """Calibrate with the images of a draw; returns forwards and seconds."""

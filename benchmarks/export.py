@@ -11,17 +11,8 @@ import json
 import torch
 import trained
 from safetensors.torch import save_file
-from torch import nn
-from torch.utils.data import DataLoader
 
 from ftbc_pl.models import read_weights
-
-
-@torch.no_grad()
-def accuracy(ann: nn.Module, loader: "DataLoader[tuple[torch.Tensor, torch.Tensor]]") -> float:
-    """Top-1 accuracy of an ANN in 0..1."""
-    hits = [ann(images).argmax(1) == labels for images, labels in loader]
-    return float(torch.cat(hits).double().mean())
 
 
 def main() -> None:
@@ -41,8 +32,8 @@ def main() -> None:
     path.write_text(json.dumps(about, indent=2))
     ann, data = trained.load(args.name), trained.Cifar10(args.data)
     about["accuracy"] = {
-        "validation": accuracy(ann, data.batches("val", 5000)),
-        "test": accuracy(ann, data.batches("test", 10_000)),
+        "validation": trained.accuracy(ann, data.batches("val", 5000)),
+        "test": trained.accuracy(ann, data.batches("test", 10_000)),
     }
     path.write_text(json.dumps(about, indent=2) + "\n")
     print(json.dumps(about, indent=2))

@@ -1,6 +1,7 @@
 """The trained networks below benchmarks/weights and the images of CIFAR-10 they are measured on."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ def load(name: str) -> nn.Module:
     network = prepare(create_network(model["network"], num_classes=10), model["activation"], levels=model["levels"])
     network = load_weights(network, WEIGHTS / f"{name}.safetensors").eval()
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.no_grad()
+def accuracy(ann: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Top-1 accuracy of an ANN, in 0..1."""
+    hits = [ann(images).argmax(1) == labels for images, labels in loader]
+    return float(torch.cat(hits).double().mean())
 
 
 class Cifar10:
