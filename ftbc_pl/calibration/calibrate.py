@@ -108,7 +108,7 @@ class _CalibrationStep(Simulation):
             site.fire_(spikes)
             if state.error is not None:
                 state.error.sub_(spikes)
-            state.fired[step] += torch.count_nonzero(spikes)
+            state.fired[step] += torch.count_nonzero(spikes > 0)
             state.counted += spikes.numel()
 
     def solve(self, membrane: Tensor, bias: Tensor, state: _SiteState, site: SpikingNeuron) -> Tensor:

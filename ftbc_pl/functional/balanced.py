@@ -67,13 +67,14 @@ def _sums(membrane: Tensor, error: Tensor, threshold: Tensor, unit: Tensor, chan
         (2, C, _CANDIDATES + 1), whole numbers in float64. The last bin holds those that fire at no candidate.
     """
     channels, ndim = threshold.numel(), membrane.ndim
-    slope, start = (per_channel(values, ndim, channel_dim) for values in (-_BINS / unit, threshold / unit * _BINS))
+    slope, start = (per_channel(values, ndim, channel_dim) for values in (-_BINS / unit, threshold / unit * _BINS + _ZERO))
     factor = per_channel(_INTEGER / unit, ndim, channel_dim)
-    offset = per_channel(torch.arange(channels, device=unit.device) * (_CANDIDATES + 1), ndim, channel_dim)
+    numbers = torch.arange(channels, dtype=torch.int32, device=unit.device)
+    offset = per_channel(numbers * (_CANDIDATES + 1), ndim, channel_dim)
     sums = torch.zeros(2, channels * (_CANDIDATES + 1), dtype=torch.float64, device=unit.device)
     for rows in batch_slices(membrane):
         u, e = membrane[rows], error[rows]
-        first = (u * slope).add_(start).ceil_().add_(_ZERO).clamp_(0, _CANDIDATES).to(torch.int64)
+        first = (u * slope).add_(start).ceil_().clamp_(0, _CANDIDATES).to(torch.int32)
         bins = first.add_(offset).flatten()
         sums[0] += torch.bincount(bins, minlength=sums.shape[1])
         # Whole numbers in float64: sums below 2^53 are exact, in any order.

@@ -1,15 +1,16 @@
-"""Order statistics of each channel from counts only: no sort, the same answer for any number of processes.
+"""Order statistics of each channel: the same answer for any number of processes, and no sort.
 
-A histogram finds the bin of each channel that holds the wanted rank. Among its few values a bisection finds the one:
+One process partitions its values. Several only exchange counts: a histogram finds the bin of each channel that holds the wanted rank. Among its few values a bisection finds the one:
 floating-point numbers map to integers of the same order, and fixing the bits of that integer from the leading one on,
 with one count of the values at or above it each, ends at the exact order statistic after 32 (float32) or 64 counts.
 Counts of several processes merge by adding.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ftbc_pl.distributed import maximum_over_processes, sum_over_processes
+from ftbc_pl.distributed import is_distributed, maximum_over_processes, sum_over_processes
 from ftbc_pl.functional.neuron import batch_slices, per_channel
 
 _BINS = 1024
@@ -27,6 +28,28 @@ def largest(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Te
         Two tensors (C,) of the dtype of ``values``: the value of that rank, and the value of the next smaller rank
         (the same value where the two tie; infinity for rank 0).
     """
+    if values.device.type == "cpu" and not is_distributed():
+        return by_partition(values, ranks, channel_dim)
+    return by_counts(values, ranks, channel_dim)
+
+
+def by_partition(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """:func:`largest` of one process; NumPy's partition is vectorised where the processor allows, torch's is not."""
+    last = values.movedim(channel_dim, -1)
+    # Channels last in memory: a transposed matrix is copied three times faster than a tensor of four dimensions.
+    channels = last.flatten(0, -2).t() if last.is_contiguous() else values.movedim(channel_dim, 0).flatten(1)
+    found = torch.full((2, len(ranks)), torch.inf, dtype=values.dtype)
+    for index, (channel, rank) in enumerate(zip(channels.contiguous().numpy(), ranks.tolist(), strict=True)):
+        place = channel.size - 1 - rank
+        parts = np.partition(channel, place)
+        found[0, index] = parts[place].item()
+        if rank > 0:
+            found[1, index] = parts[place + 1 :].min().item()
+    return found[0], found[1]
+
+
+def by_counts(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """:func:`largest` from counts of all processes."""
     bins, counts = _histogram(values, len(ranks), channel_dim)
     # How many values lie in each bin and above it.
     reached = counts.flip(1).cumsum(1).flip(1)

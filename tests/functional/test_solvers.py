@@ -5,31 +5,34 @@ from hypothesis import strategies as st
 
 from ftbc_pl.functional.balanced import balanced_bias
 from ftbc_pl.functional.neuron import integrate_and_fire_
-from ftbc_pl.functional.selection import largest
+from ftbc_pl.functional.selection import by_counts, by_partition, largest
 from ftbc_pl.functional.solvers import Target, exact_bias, heuristic_bias
 from ftbc_pl.functional.thresholds import histogram, mse_threshold, percentile_threshold
 from tests import reference
 
 
 @given(
+    st.sampled_from([largest, by_counts, by_partition]),
     st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=30),
     st.data(),
     st.sampled_from([torch.float32, torch.float64]),
 )
-def test_order_statistics(values, data, dtype):
+def test_order_statistics(find, values, data, dtype):
     rank = data.draw(st.integers(0, len(values) - 1))
-    value, before = largest(torch.tensor(values, dtype=dtype).unsqueeze(1), torch.tensor([rank]), 1)
+    value, before = find(torch.tensor(values, dtype=dtype).unsqueeze(1), torch.tensor([rank]), 1)
     assert value.item() == reference.order_statistic(values, rank)
     assert before.item() == (reference.order_statistic(values, rank - 1) if rank else float("inf"))
 
 
-def test_order_statistics_of_channels_in_any_layout():
+@pytest.mark.parametrize("find", [by_counts, by_partition])
+def test_order_statistics_of_channels_in_any_layout(find):
     values = torch.randn(6, 5, 4, 3)
     ranks = torch.tensor([0, 71, 3, 40, 11])
     expected = values.movedim(1, 0).flatten(1).sort(1, descending=True).values.gather(1, ranks[:, None]).squeeze(1)
-    assert torch.equal(largest(values, ranks, 1)[0], expected)
+    assert torch.equal(find(values, ranks, 1)[0], expected)
+    assert torch.equal(find(values.contiguous(memory_format=torch.channels_last), ranks, 1)[0], expected)
     last = values.movedim(1, -1).contiguous()
-    assert torch.equal(largest(last, ranks, 3)[0], expected)
+    assert torch.equal(find(last, ranks, 3)[0], expected)
 
 
 @settings(deadline=None)
