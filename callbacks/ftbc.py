@@ -33,10 +33,11 @@ class FTBC(Callback):
         self,
         enabled: bool = True,
         num_steps: int = 8,
-        solver: Literal["heuristic", "exact", "balanced"] = "exact",
+        solver: Literal["heuristic", "exact", "balanced"] = "balanced",
         granularity: Literal["channel", "layer"] = "channel",
         alpha: float = 0.5,
-        mean_weight: float = 3.0,
+        mean_weight: float | None = None,
+        horizon: int | None = None,
         passes: int = 1,
         num_batches: int = 1,
         batch_size: int = 128,
@@ -54,12 +55,13 @@ class FTBC(Callback):
         Args:
             enabled: Switch off to train the ANN only.
             num_steps: Timesteps T to convert and calibrate for; accuracy is reported at every t up to T.
-            solver: exact makes every channel fire as often as the ANN demands: good at every step. balanced keeps the
-                output of single neurons close to the ANN's as well: better after a few steps, at the cost of the first.
-                heuristic is the paper's rule.
+            solver: balanced makes every channel fire about as often as the ANN demands and keeps the output of single
+                neurons close to the ANN's. exact looks at the channel only. heuristic is the paper's rule.
             granularity: One bias a channel, or one for the whole layer.
             alpha: Step size of heuristic, in (0, 1].
-            mean_weight: How much more an error of a channel's mean counts in balanced than one of a neuron, 0 or more.
+            mean_weight: How much more an error of a channel's mean counts in balanced than one of a neuron, 0 or more;
+                left out: by horizon.
+            horizon: Timestep whose accuracy matters to balanced, at the cost of earlier ones; left out: all of them.
             passes: How often heuristic goes over the batches.
             num_batches: Batches of training images to calibrate with.
             batch_size: Images in each of them, counted over all processes.
@@ -79,13 +81,15 @@ class FTBC(Callback):
         super().__init__()
         if num_steps < 1:
             raise ValueError(f"ftbc.num_steps must be at least 1, got {num_steps}.")
+        if horizon is not None and horizon > num_steps:
+            raise ValueError(f"ftbc.horizon must be one of the {num_steps} timesteps, got {horizon}.")
         if batch_size < 1:
             raise ValueError(f"ftbc.batch_size must be at least 1, got {batch_size}.")
         if time_chunk is not None and time_chunk < 1:
             raise ValueError(f"ftbc.time_chunk must be at least 1, got {time_chunk}.")
         self.enabled = enabled
         self.num_steps = num_steps
-        self.options = CalibrationOptions(solver, granularity, alpha, mean_weight, passes, num_batches)
+        self.options = CalibrationOptions(solver, granularity, alpha, mean_weight, horizon, passes, num_batches)
         self.batch_size = batch_size
         self.conversion: dict[str, Any] = {
             "threshold": check_threshold(threshold), "v0": v0, "smooth": smooth, "fold_bn": fold_bn

@@ -5,6 +5,7 @@ from torch import nn
 from ftbc_pl import calibrate_, convert, evaluate, prepare
 from ftbc_pl.conversion.network import Simulation
 from ftbc_pl.evaluation import TimestepAccuracy
+from ftbc_pl.functional.balanced import mean_weight_for
 from tests.networks import create, images, small_cnn
 
 
@@ -58,7 +59,7 @@ class FiringFractions(Simulation):
 
 def test_exact_meets_every_target_of_its_calibration_batch():
     snn = double_snn()
-    calibrate_(snn, [images().double()], progress=False)
+    calibrate_(snn, [images().double()], solver="exact", progress=False)
     fractions = FiringFractions(8)
     snn.reset()
     with torch.no_grad():
@@ -90,14 +91,15 @@ def test_biases_of_four_steps_are_the_first_four_of_eight(solver):
         assert torch.equal(a, b[:4])
 
 
-def test_exact_averages_the_biases_of_its_batches():
+@pytest.mark.parametrize("solver", ["balanced", "exact"])
+def test_biases_of_several_batches_are_averaged(solver):
     loader = [images(seed=i).double() for i in (1, 2)]
     snn = double_snn()
     apart = []
     for batch in loader:
-        calibrate_(snn, [batch], progress=False)
+        calibrate_(snn, [batch], solver=solver, progress=False)
         apart.append(biases(snn))
-    calibrate_(snn, loader, num_batches=2, progress=False)
+    calibrate_(snn, loader, solver=solver, num_batches=2, progress=False)
     for both, first, second in zip(biases(snn), *apart, strict=True):
         torch.testing.assert_close(both, (first + second) / 2, rtol=0, atol=1e-15)
 
@@ -123,6 +125,15 @@ def test_dead_and_saturated_channels_are_normal_and_counted(solver, threshold):
     assert snn(images()).isfinite().all()
     assert report.sites[0].dead_channels >= 1
     assert report.sites[0].saturated_channels >= 1
+
+
+@pytest.mark.parametrize("horizon", [None, 1, 2, 3, 8])
+def test_a_horizon_stands_for_a_mean_weight(horizon):
+    snn = double_snn()
+    calibrate_(snn, [images().double()], horizon=horizon, progress=False)
+    chosen = biases(snn)
+    calibrate_(snn, [images().double()], mean_weight=mean_weight_for(horizon), progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(biases(snn), chosen, strict=True))
 
 
 def test_calibration_brings_the_spiking_network_closer_to_the_ann():
@@ -170,7 +181,11 @@ def test_an_interrupt_leaves_the_biases_alone():
         ({"mean_weight": -1.0}, "mean_weight must be 0 or more, got -1"),
         ({"granularity": "pixel"}, "granularity must be"),
         ({"alpha": 0.0}, "alpha must lie in"),
-        ({"passes": 2}, "solver 'exact' needs one pass"),
+        ({"passes": 2}, "solver 'balanced' needs one pass"),
+        ({"horizon": 0}, "horizon must be at least 1, got 0"),
+        ({"horizon": 9}, "horizon must be one of the 8 timesteps, got 9"),
+        ({"horizon": 2, "solver": "exact"}, "horizon chooses the mean_weight of solver 'balanced'; 'exact' has none"),
+        ({"horizon": 2, "mean_weight": 3.0}, "give one of the two"),
         ({"num_batches": 0}, "num_batches must be at least 1"),
         ({"num_batches": 2}, "needs num_batches = 2 batches, the loader holds 1"),
     ],

@@ -19,7 +19,7 @@ from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.conversion.network import Simulation, SpikingNetwork
 from ftbc_pl.distributed import is_main_process, sum_over_processes
-from ftbc_pl.functional.balanced import balanced_bias
+from ftbc_pl.functional.balanced import balanced_bias, mean_weight_for
 from ftbc_pl.functional.solvers import Granularity, Solver, Target, exact_bias, heuristic_bias
 from ftbc_pl.layers import SpikingNeuron
 
@@ -28,10 +28,11 @@ from ftbc_pl.layers import SpikingNeuron
 class CalibrationOptions:
     """How the bias is solved for; see :func:`calibrate_`."""
 
-    solver: Solver = "exact"
+    solver: Solver = "balanced"
     granularity: Granularity = "channel"
     alpha: float = 0.5
-    mean_weight: float = 3.0
+    mean_weight: float | None = None
+    horizon: int | None = None
     passes: int = 1
     num_batches: int = 1
 
@@ -47,13 +48,22 @@ class CalibrationOptions:
             raise ValueError(f"granularity must be 'channel' or 'layer', got {self.granularity!r}.")
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}.")
-        if not self.mean_weight >= 0:
+        if self.mean_weight is not None and not self.mean_weight >= 0:
             raise ValueError(f"mean_weight must be 0 or more, got {self.mean_weight}.")
-        for name in ("passes", "num_batches"):
-            if getattr(self, name) < 1:
+        for name in ("passes", "num_batches", "horizon"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.horizon is not None and self.solver != "balanced":
+            raise ValueError(f"horizon chooses the mean_weight of solver 'balanced'; {self.solver!r} has none.")
+        if self.horizon is not None and self.mean_weight is not None:
+            raise ValueError("horizon chooses mean_weight: give one of the two.")
         if self.solver != "heuristic" and self.passes > 1:
             raise ValueError(f"solver {self.solver!r} needs one pass: set passes to 1, or take more num_batches.")
+
+    @property
+    def weight(self) -> float:
+        """λ of ``balanced``: as given, or as the horizon wants it."""
+        return mean_weight_for(self.horizon) if self.mean_weight is None else self.mean_weight
 
 
 class _SiteState:
@@ -115,7 +125,7 @@ class _CalibrationStep(Simulation):
         options, theta, dim = self.options, site.threshold, site.channel_dim
         if options.solver == "balanced":
             assert state.error is not None, "the first chunk carries the ANN's rows"
-            return balanced_bias(membrane, state.error, theta, dim, options.mean_weight, options.granularity)
+            return balanced_bias(membrane, state.error, theta, dim, options.weight, options.granularity)
         assert state.target is not None, "the first chunk carries the ANN's rows"
         if options.solver == "exact":
             return exact_bias(membrane, state.target, theta, dim, options.granularity)
@@ -127,10 +137,11 @@ def calibrate_(
     snn: SpikingNetwork,
     loader: Iterable[Any],
     *,
-    solver: Solver = "exact",
+    solver: Solver = "balanced",
     granularity: Granularity = "channel",
     alpha: float = 0.5,
-    mean_weight: float = 3.0,
+    mean_weight: float | None = None,
+    horizon: int | None = None,
     passes: int = 1,
     num_batches: int = 1,
     progress: bool = True,
@@ -149,6 +160,8 @@ def calibrate_(
         granularity: One bias a ``channel``, or one for the whole ``layer``.
         alpha: Step size α of ``heuristic``, in (0, 1].
         mean_weight: λ ≥ 0 of ``balanced``: how much more an error of a channel's mean counts than one of a neuron.
+            Default: by ``horizon``.
+        horizon: Timestep whose accuracy matters to ``balanced``; earlier ones may lose some. Default: all of them.
         passes: How often ``heuristic`` goes over the batches.
         num_batches: How many batches are used. ``heuristic`` goes on from one to the next, the others average their
             biases.
@@ -158,7 +171,9 @@ def calibrate_(
         ValueError: An option is out of range, the loader holds fewer batches, or a site has NaN or infinite input (it
             is named).
     """
-    options = CalibrationOptions(solver, granularity, alpha, mean_weight, passes, num_batches)
+    options = CalibrationOptions(solver, granularity, alpha, mean_weight, horizon, passes, num_batches)
+    if horizon is not None and horizon > snn.num_steps:
+        raise ValueError(f"horizon must be one of the {snn.num_steps} timesteps, got {horizon}.")
     began = time.perf_counter()
     states = {call.name: _SiteState(site) for call, site in snn.neurons()}
     before = {call.name: site.temporal_bias.clone() for call, site in snn.neurons()}

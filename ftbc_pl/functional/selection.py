@@ -1,9 +1,9 @@
 """Order statistics of each channel: the same answer for any number of processes, and no sort.
 
-One process partitions its values. Several only exchange counts: a histogram finds the bin of each channel that holds the wanted rank. Among its few values a bisection finds the one:
-floating-point numbers map to integers of the same order, and fixing the bits of that integer from the leading one on,
-with one count of the values at or above it each, ends at the exact order statistic after 32 (float32) or 64 counts.
-Counts of several processes merge by adding.
+One process partitions its values. Several exchange counts: a histogram finds the bin of each channel that holds the
+wanted rank. Among its few values a bisection finds the one: floating-point numbers map to integers of the same order,
+and fixing the bits of that integer from the leading one on, with one count of the values at or above it each, ends at
+the exact order statistic after 32 (float32) or 64 counts. Counts of several processes merge by adding.
 """
 
 import numpy as np
