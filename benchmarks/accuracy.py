@@ -6,12 +6,13 @@
 
 FOLDER holds train.tar and test.tar (or folders train/ and test/) with a folder for each class; `--download` gets
 CIFAR-10 through torchvision instead. Calibration images are training images, drawn anew for each draw; accuracy is that
-of the mean output up to T.
+of the mean output up to T. What is in the file of --results is not measured again: delete it to measure anew.
 """
 
 import argparse
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ import torch
 import trained
 from authors import Authors
 from authors import accuracy as authors_accuracy
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from results import Measurement, Results
 from rules import RULES, Rule, solver
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from ftbc_pl import convert, evaluate
+from ftbc_pl import SpikingNetwork, convert, evaluate
 from ftbc_pl.reports.terminal import table_steps
 
 SIZES = (8, 32, 128, 512, 2048)
 PASSES = (1, 2, 5, 10, 20, 50)
 ALPHAS = (0.05, 0.1, 0.2, 0.4, 0.5, 0.8)
-MEAN_WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+MEAN_WEIGHTS = (1.0, 3.0, 10.0, 30.0, 100.0, float("inf"))
 CORRUPTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "noise": lambda images, strength: (images + strength * torch.randn_like(images)).clamp(0, 1),
     "blur": lambda images, strength: TF.gaussian_blur(images, [5, 5], [strength, strength]),
@@ -46,129 +49,186 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--download", action="store_true", help="download CIFAR-10 to that folder")
     parser.add_argument("--networks", nargs="+", default=trained.names(), help="trained networks; default: all")
     parser.add_argument("--rules", nargs="+", default=list(RULES), help="rules of the table; default: all")
-    parser.add_argument("--num_steps", type=int, default=32, help="timesteps T")
+    parser.add_argument(
+        "--num_steps", nargs="+", type=int, default=[8, 32], help="timesteps T; the table converts once for each"
+    )
+    parser.add_argument(
+        "--draws", nargs="+", type=int, default=[5, 1], help="draws of calibration images, for each of --num_steps"
+    )
     parser.add_argument("--validation", type=int, default=5000, help="training images that were held out")
     parser.add_argument("--images", type=int, default=10_000, help="images to evaluate on, spread evenly over the set")
-    parser.add_argument("--draws", type=int, default=5, help="draws of calibration images")
     parser.add_argument("--authors-repo", help="checkout of the authors' code, to run it beside ours")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "accuracy.jsonl")
     parser.add_argument("--figure", type=Path, help="where to draw the figure")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if len(args.draws) != len(args.num_steps):
+        parser.error("--draws needs one number for each of --num_steps")
+    return args
 
 
 class Bench:
-    """One trained network, converted, and the images it is measured on."""
+    """One trained network, converted for T timesteps, and the images it is measured on."""
 
-    def __init__(self, name: str, args: argparse.Namespace, data: trained.Cifar10, role: str = "test") -> None:
-        self.name, self.data, self.num_steps = name, data, args.num_steps
-        self.ann = trained.load(name)
-        self.levels = trained.description(name)["model"]["levels"]
-        count = min(args.images, len(data.data.images(role)))  # type: ignore[arg-type]
-        self.loader = data.batches(role, count)
-        self.snn = convert(self.ann, args.num_steps, batches=data.calibration(200, 1, draw=0))
+    def __init__(
+        self, name: str, args: argparse.Namespace, data: trained.Cifar10, num_steps: int, role: str = "test"
+    ) -> None:
+        self.name, self.data, self.num_steps, self.role, self.count = name, data, num_steps, role, args.images
+        self.results = Results(args.results)
+        self.corruption: tuple[str, float] | None = None
+        weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
+        self.weights = hashlib.sha256(weights).hexdigest()[:8]
 
-    def ann_accuracy(self) -> float:
-        """Accuracy of the ANN, in 0..1."""
-        return trained.accuracy(self.ann, self.loader)
+    @cached_property
+    def ann(self) -> torch.nn.Module:
+        """The trained network."""
+        return trained.load(self.name)
 
-    def calibrate(self, rule: Rule, draw: int) -> tuple[int, float]:
-        """Calibrate with the images of a draw; returns forwards and seconds."""
-        return rule(self.snn, self.data.calibration(rule.batch_size, rule.num_batches, draw))
+    @cached_property
+    def snn(self) -> SpikingNetwork:
+        """The converted network; the thresholds of a ReLU network are measured on 200 training images."""
+        return convert(self.ann, self.num_steps, batches=self.data.calibration(200, 1, draw=0))
 
-    def evaluate(self) -> Tensor:
-        """Accuracy of the spiking network at every step, (T,)."""
-        return evaluate(self.snn, self.loader, progress=False)
+    @property
+    def loader(self) -> Any:
+        """Batches of images to evaluate on, corrupted if asked for."""
+        clean = self.data.batches(self.role, self.count)
+        return list(_corrupted(clean, self.data, *self.corruption)) if self.corruption else clean
+
+    def measured(self, title: str, draw: int, measure: Callable[[], Measurement]) -> Measurement:
+        """A measurement of this network, from the file if it is there."""
+        of = {"network": self.name, "weights": self.weights, "on": self.role, "images": self.count}
+        of |= {"corruption": self.corruption} if self.corruption else {}
+        return self.results.get(of | {"num_steps": self.num_steps, "rule": title, "draw": draw}, measure)
+
+    def of_ann(self) -> Measurement:
+        """Accuracy of the ANN."""
+        return self.measured("ANN", 0, lambda: Measurement((trained.accuracy(self.ann, self.loader),)))
+
+    def uncalibrated(self) -> Measurement:
+        """Accuracy without a bias."""
+
+        def measure() -> Measurement:
+            with self.snn.uncalibrated():
+                return Measurement(tuple(evaluate(self.snn, self.loader).tolist()))
+
+        return self.measured("uncalibrated", 0, measure)
+
+    def calibrated(self, rule: Rule, draw: int) -> Measurement:
+        """Accuracy after a rule was given the calibration images of a draw."""
+
+        def measure() -> Measurement:
+            cost = rule(self.snn, self.data.calibration(rule.batch_size, rule.num_batches, draw))
+            return Measurement(tuple(evaluate(self.snn, self.loader).tolist()), *cost)
+
+        return self.measured(rule.title, draw, measure)
+
+    def of_authors(self, repository: str, draw: int) -> Measurement:
+        """Accuracy of the authors' own network after their own calibration, with our weights."""
+
+        def measure() -> Measurement:
+            authors, levels = Authors(repository), trained.description(self.name)["model"]["levels"]
+            pair = authors.networks(self.ann, levels, self.num_steps)
+            batches = self.data.calibration(200, 3, draw)
+            cost = authors.calibrate(*pair, self.num_steps, batches, alpha=0.4)
+            accuracy = authors_accuracy(pair[1], self.loader, self.num_steps)
+            return Measurement(tuple(accuracy.tolist()), *cost)
+
+        return self.measured("authors' code (QCFS branch), α = 0.4, 3 × 200 images", draw, measure)
 
 
-def row(title: str, values: Sequence[Tensor], steps: Sequence[int], cost: str = "") -> str:
-    """A row of a table: mean and, for several draws, standard deviation in percent."""
-    stacked = 100 * torch.stack(list(values))
-    cells = []
-    for step in steps:
-        column = stacked[:, step - 1]
-        spread = f" ± {column.std().item():.2f}" if len(column) > 1 else ""
-        cells.append(f"{column.mean().item():.2f}{spread}")
-    return f"| {title} | " + " | ".join(cells) + f" | {cost} |"
+def percent(values: Sequence[float]) -> str:
+    """Mean and, for several draws, standard deviation in percent."""
+    column = 100 * torch.tensor(values, dtype=torch.float64)
+    spread = f" ± {column.std().item():.2f}" if len(column) > 1 else ""
+    return f"{column.mean().item():.2f}{spread}"
 
 
-def header(steps: Sequence[int], first: str = "rule", last: str = "cost of one calibration") -> str:
-    return f"| {first} | " + " | ".join(f"T = {t}" for t in steps) + f" | {last} |\n|---|" + "---|" * (len(steps) + 1)
+def header(steps: Sequence[int], first: str = "rule", last: str = "| cost of one calibration ") -> str:
+    titles = f"| {first} | " + " | ".join(f"T = {t}" for t in steps) + f" {last}|"
+    return titles + "\n" + "|---" * (titles.count("|") - 1) + "|"
 
 
 def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
-    """Rules side by side for each network."""
-    steps = table_steps(args.num_steps)
-    figure = Figure(figsize=(4.5 * len(args.networks), 3.8), layout="constrained")
+    """Rules side by side for each network. Each T comes from the shortest simulation that holds it."""
+    figure = Figure(figsize=(3.6 * len(args.networks), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
-        bench = Bench(name, args, data)
-        total = len(bench.loader.dataset)  # type: ignore[arg-type]
-        ann = 100 * bench.ann_accuracy()
-        print(f"\n{name}: ANN {ann:.2f} % on {total} test images\n\n{header(steps)}", flush=True)
-        with bench.snn.uncalibrated():
-            uncalibrated = bench.evaluate()
-        print(row("uncalibrated", [uncalibrated], steps), flush=True)
-        axes.axhline(ann, color="#333333", linestyle="--", label="ANN")
-        axes.plot(range(1, args.num_steps + 1), 100 * uncalibrated, label="uncalibrated")
+        pairs = sorted(zip(args.num_steps, args.draws, strict=True))
+        runs = [(Bench(name, args, data, num_steps), draws) for num_steps, draws in pairs]
+        rows: dict[str, Callable[[Bench, int], Measurement]] = {"uncalibrated": lambda bench, _: bench.uncalibrated()}
         for key in args.rules:
-            values, costs = [], []
-            for draw in range(args.draws):
-                costs.append(bench.calibrate(RULES[key], draw))
-                values.append(bench.evaluate())
-            print(row(RULES[key].title, values, steps, _cost(costs)), flush=True)
-            axes.plot(range(1, args.num_steps + 1), 100 * torch.stack(values).mean(0), label=RULES[key].title)
+            rows[RULES[key].title] = partial(lambda bench, draw, rule: bench.calibrated(rule, draw), rule=RULES[key])
+        if args.authors_repo and trained.description(name)["model"]["activation"] == "qcfs":
+            title = "authors' code (QCFS branch), α = 0.4, 3 × 200 images"
+            rows[title] = lambda bench, draw: bench.of_authors(args.authors_repo, draw)
+        ann = 100 * runs[0][0].of_ann().accuracy[0]
+        steps = table_steps(max(args.num_steps))
+        print(f"\n{name}: ANN {ann:.2f} % on {args.images} test images\n\n{header(steps)}", flush=True)
+        axes.axhline(ann, color="#333333", linestyle="--", label="ANN")
+        for title, measure in rows.items():
+            print(_row(title, measure, runs, steps, axes), flush=True)
         axes.set(title=name, xlabel="timestep T", ylabel="accuracy in %", xscale="log")
         axes.set_xticks(steps, labels=map(str, steps))
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-        if args.authors_repo and trained.description(name)["model"]["activation"] == "qcfs":
-            print(_authors_row(args, bench, steps), flush=True)
+    axes.legend(frameon=False)
     if args.figure:
         figure.savefig(args.figure, dpi=120)
 
 
-def _cost(costs: Sequence[tuple[int, float]]) -> str:
-    passes, seconds = costs[0][0], sorted(seconds for _, seconds in costs)[len(costs) // 2]
-    return f"{passes} forward{'' if passes == 1 else 's'}, {seconds:.1f} s"
-
-
-def _authors_row(args: argparse.Namespace, bench: Bench, steps: Sequence[int]) -> str:
-    authors = Authors(args.authors_repo)
-    values, costs = [], []
-    for draw in range(args.draws):
-        ann, snn = authors.networks(bench.ann, bench.levels, args.num_steps)
-        costs.append(authors.calibrate(ann, snn, args.num_steps, bench.data.calibration(200, 3, draw), alpha=0.4))
-        values.append(authors_accuracy(snn, bench.loader, args.num_steps))
-    return row("authors' code (QCFS branch), α = 0.4, 3 × 200 images", values, steps, _cost(costs))
+def _row(
+    title: str,
+    measure: Callable[[Bench, int], Measurement],
+    runs: Sequence[tuple[Bench, int]],
+    steps: Sequence[int],
+    axes: Axes,
+) -> str:
+    cells, done = [], 0
+    for bench, draws in runs:
+        measured = [measure(bench, draw) for draw in range(1 if title == "uncalibrated" else draws)]
+        wanted = [step for step in steps if done < step <= bench.num_steps]
+        cells += [percent([one.accuracy[step - 1] for one in measured]) for step in wanted]
+        done = bench.num_steps
+    accuracy = 100 * torch.tensor([one.accuracy for one in measured]).mean(0)
+    axes.plot(range(1, done + 1), accuracy, label=title)
+    forwards = measured[0].forwards
+    cost = f"{forwards} forward{'' if forwards == 1 else 's'}" if forwards else ""
+    return f"| {title} | {' | '.join(cells)} | {cost} |"
 
 
 def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy against λ on validation images."""
-    steps = table_steps(args.num_steps)
     for name in args.networks:
-        bench = Bench(name, args, data, role="val")
-        print(f"\n{name}: validation images\n\n{header(steps, 'λ')}", flush=True)
-        for weight in MEAN_WEIGHTS:
-            rule = solver("", 200, 1, solver="balanced", mean_weight=weight)
-            values = [(bench.calibrate(rule, draw), bench.evaluate())[1] for draw in range(args.draws)]
-            print(row(f"{weight:g}", values, steps), flush=True)
+        for num_steps, draws in zip(args.num_steps, args.draws, strict=True):
+            bench, steps = Bench(name, args, data, num_steps, role="val"), table_steps(num_steps)
+            print(f"\n{name}, T = {num_steps}: {args.images} validation images\n\n{header(steps, 'λ', '')}", flush=True)
+            for weight in MEAN_WEIGHTS:
+                title = "exact" if weight == float("inf") else f"balanced, λ = {weight:g}"
+                given = {"solver": "exact"} if title == "exact" else {"solver": "balanced", "mean_weight": weight}
+                rule = solver(title, 200, 1, **given)
+                measured = [bench.calibrated(rule, draw).accuracy for draw in range(draws)]
+                cells = [percent([accuracy[step - 1] for accuracy in measured]) for step in steps]
+                print(f"| {weight:g} | {' | '.join(cells)} |", flush=True)
 
 
 def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dict[str, dict[float, Rule]]) -> None:
     """Accuracy at T against what a rule is given: a table and a figure of all networks."""
+    num_steps, draws = args.num_steps[0], args.draws[0]
     figure = Figure(figsize=(4 * len(args.networks), 3.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
-        bench = Bench(name, args, data)
-        print(f"\n{name}: accuracy at T = {args.num_steps}\n\n| {axis} | " + " | ".join(lines) + " |", flush=True)
+        bench = Bench(name, args, data, num_steps)
+        print(f"\n{name}: accuracy at T = {num_steps}\n\n| {axis} | " + " | ".join(lines) + " |", flush=True)
         print("|---|" + "---|" * len(lines))
         points: dict[str, list[float]] = {title: [] for title in lines}
         xs = list(next(iter(lines.values())))
         for x in xs:
+            cells = []
             for title, rules in lines.items():
-                measured = [(bench.calibrate(rules[x], draw), bench.evaluate()[-1])[1] for draw in range(args.draws)]
-                points[title].append(100 * float(torch.stack(measured).mean()))
-            print(f"| {x:g} | " + " | ".join(f"{values[-1]:.2f}" for values in points.values()) + " |", flush=True)
-        for title, values in points.items():
-            axes.plot(xs, values, "o-", label=title)
-        axes.set(title=name, xlabel=axis, ylabel=f"accuracy at T = {args.num_steps} in %", xscale="log")
+                values = [bench.calibrated(rules[x], draw).accuracy[-1] for draw in range(draws)]
+                cells.append(percent(values))
+                points[title].append(100 * sum(values) / len(values))
+            print(f"| {x:g} | {' | '.join(cells)} |", flush=True)
+        for title, means in points.items():
+            axes.plot(xs, means, "o-", label=title)
+        axes.set(title=name, xlabel=axis, ylabel=f"accuracy at T = {num_steps} in %", xscale="log")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     if args.figure:
@@ -183,49 +243,64 @@ def images(args: argparse.Namespace, data: trained.Cifar10) -> None:
         "heuristic, α = 0.5, 10 passes": {"solver": "heuristic", "alpha": 0.5, "passes": 10},
     }
     lines: dict[str, dict[float, Rule]] = {
-        title: {n: solver(title, min(n, 512), max(1, n // 512), **given) for n in SIZES}
+        title: {n: solver(f"{title}, {n} images", min(n, 512), max(1, n // 512), **given) for n in SIZES}
         for title, given in options.items()
     }
     sweep(args, data, "calibration images", lines)
 
 
+def _heuristic(alpha: float, passes: int) -> Rule:
+    title = f"heuristic, α = {alpha:g}, {passes} passes over 128 images"
+    return solver(title, 128, 1, solver="heuristic", alpha=alpha, passes=passes)
+
+
 def passes(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy of the heuristic against its passes."""
-    make = partial(solver, batch_size=128, num_batches=1, solver="heuristic")
     lines: dict[str, dict[float, Rule]] = {
-        f"heuristic, α = {a:g}": {n: make(f"{n}", alpha=a, passes=n) for n in PASSES} for a in (0.1, 0.5)
+        f"heuristic, α = {alpha:g}": {n: _heuristic(alpha, n) for n in PASSES} for alpha in (0.1, 0.5)
     }
-    lines["balanced, one pass"] = dict.fromkeys(PASSES, solver("balanced", 128, 1, solver="balanced"))
+    for name in ("exact", "balanced"):
+        lines[f"{name}, one pass"] = dict.fromkeys(PASSES, solver(f"{name}, 128 images", 128, 1, solver=name))
     sweep(args, data, "passes over 128 images", lines)
 
 
 def alpha(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy of the heuristic against its step size."""
-    make = partial(solver, batch_size=128, num_batches=1, solver="heuristic")
     lines: dict[str, dict[float, Rule]] = {
-        f"heuristic, {n} passes": {a: make(f"{a}", alpha=a, passes=n) for a in ALPHAS} for n in (1, 5, 20)
+        f"heuristic, {n} passes": {alpha: _heuristic(alpha, n) for alpha in ALPHAS} for n in (1, 5, 20)
     }
     sweep(args, data, "step size α", lines)
 
 
 def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy on corrupted test images at T, calibrated on clean training images."""
-    cases = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
-    for name in args.networks:
-        bench = Bench(name, args, data)
-        clean, columns = bench.loader, {}
-        loaders = [list(_corrupted(clean, data, *case)) for case in cases]
-        for title in ("ANN", "uncalibrated", "paper", "balanced"):
-            if title in RULES:
-                bench.calibrate(RULES[title], draw=0)
-            columns[title] = []
-            for bench.loader in loaders:  # type: ignore[assignment]
-                measured = bench.ann_accuracy() if title == "ANN" else bench.evaluate()[-1].item()
-                columns[title].append(f"{100 * measured:.2f}")
-        print(f"\n{name}: T = {args.num_steps}\n\n| corruption | strength | {' | '.join(columns)} |")
+    num_steps = args.num_steps[0]
+    columns: dict[str, Callable[[Bench], Measurement]] = {
+        "ANN": Bench.of_ann,
+        "uncalibrated": Bench.uncalibrated,
+        **{key: partial(Bench.calibrated, rule=RULES[key], draw=0) for key in ("paper", "exact", "balanced")},
+    }
+    figure = Figure(figsize=(3.6 * len(args.networks), 3.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
+        bench = Bench(name, args, data, num_steps)
+        print(f"\n{name}: T = {num_steps}\n\n| corruption | strength | {' | '.join(columns)} |")
         print("|---|---|" + "---|" * len(columns))
-        for (kind, strength), *cells in zip(cases, *columns.values(), strict=True):
-            print(f"| {kind} | {strength:g} | {' | '.join(cells)} |", flush=True)
+        points: dict[str, list[float]] = {title: [] for title in columns}
+        cases = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
+        for bench.corruption in cases:  # type: ignore[assignment]
+            kind, strength = bench.corruption  # type: ignore[misc]
+            for title, measure in columns.items():
+                points[title].append(100 * measure(bench).accuracy[-1])
+            cells = " | ".join(f"{values[-1]:.2f}" for values in points.values())
+            print(f"| {kind} | {strength:g} | {cells} |", flush=True)
+        for title, values in points.items():
+            axes.plot(range(len(cases)), values, "o-", label=title)
+        axes.set(title=name, ylabel=f"accuracy at T = {num_steps} in %")
+        axes.set_xticks(range(len(cases)), [f"{kind} {strength:g}" for kind, strength in cases], rotation=60)
+        axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    if args.figure:
+        figure.savefig(args.figure, dpi=120)
 
 
 def _corrupted(loader: Any, data: trained.Cifar10, kind: str, strength: float) -> Iterator[tuple[Tensor, Tensor]]:

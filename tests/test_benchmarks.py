@@ -44,17 +44,44 @@ def table_of(text):
 
 @pytest.mark.parametrize("what", ["table", "select"])
 def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
-    options = ["--networks", "cifar10_r20_relu", "--images", "20", "--validation", "20", "--num_steps", "2"]
-    rules = ["--rules", "constant", "exact", "--draws", "2", "--figure", str(tmp_path / "figure.png")]
+    monkeypatch.setattr("accuracy.MEAN_WEIGHTS", (0.0, 3.0, float("inf")))
+    options = ["--networks", "cifar10_r20_relu", "--images", "20", "--validation", "20"]
+    options += ["--num_steps", "1", "3", "--draws", "2", "1", "--results", str(tmp_path / "results.jsonl")]
+    rules = ["--rules", "constant", "exact", "--figure", str(tmp_path / "figure.png")]
     run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, *rules)
-    rows = table_of(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    rows = table_of(printed)
     if what == "table":
         assert [row[0].partition(",")[0] for row in rows[2:]] == ["uncalibrated", "constant bias", "exact"]
         assert [row[-1].partition(",")[0] for row in rows[3:]] == ["1 forward", "1 forward"]
+        # two draws at T = 1, one of the longer simulation beyond
+        assert ["±" in cell for cell in rows[-1][1:-1]] == [True, False, False]
         assert (tmp_path / "figure.png").stat().st_size > 10_000
-    accuracies = [float(cell.partition(" ")[0]) for row in rows[2:] for cell in row[1:3]]
+    else:
+        rows = [row for row in rows if row[0] not in ("λ", "---")]
+        assert [row[0] for row in rows] == ["0", "3", "inf"] * 2
+    accuracies = [float(row[1].partition(" ")[0]) for row in rows[2:]]
     # Images of noise are recognised by chance.
     assert all(0 <= accuracy <= 60 for accuracy in accuracies)
+    # What was measured is printed again, not measured again.
+    measured = (tmp_path / "results.jsonl").read_text()
+    monkeypatch.setattr("accuracy.evaluate", None)
+    run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, *rules)
+    assert capsys.readouterr().out == printed
+    assert (tmp_path / "results.jsonl").read_text() == measured
+
+
+@pytest.mark.parametrize("what", ["robustness", "passes"])
+def test_figures_of_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("accuracy.STRENGTHS", {"noise": (0.1,), "blur": (1.0,), "contrast": (0.5,)})
+    monkeypatch.setattr("accuracy.PASSES", (1, 2))
+    options = ["--networks", "cifar10_r20_relu", "--images", "10", "--validation", "20"]
+    options += ["--num_steps", "2", "--draws", "1", "--results", str(tmp_path / "results.jsonl")]
+    run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, "--figure", str(tmp_path / "figure.png"))
+    rows = table_of(capsys.readouterr().out)
+    assert len(rows) - 2 == {"robustness": 3, "passes": 2}[what]
+    assert all(0 <= float(cell) <= 60 for row in rows[2:] for cell in row[2:])
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_a_constant_bias_is_the_same_at_every_step():
