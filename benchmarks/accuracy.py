@@ -33,7 +33,7 @@ from ftbc_pl.reports.terminal import table_steps
 SIZES = (8, 32, 128, 512, 2048)
 PASSES = (1, 2, 5, 10, 20, 50)
 ALPHAS = (0.05, 0.1, 0.2, 0.4, 0.5, 0.8)
-MEAN_WEIGHTS = (1.0, 3.0, 10.0, 30.0, 100.0, float("inf"))
+MEAN_WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, float("inf"))
 CORRUPTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "noise": lambda images, strength: (images + strength * torch.randn_like(images)).clamp(0, 1),
     "blur": lambda images, strength: TF.gaussian_blur(images, [5, 5], [strength, strength]),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,19 @@ class Cifar10:
     """CIFAR-10 in three roles; what is selected is selected on validation images."""
 
     def __init__(self, root: str, download: bool = False, validation: int = 5000) -> None:
-        """Open a folder with train.tar and test.tar of class folders, or torchvision's files if ``download``."""
-        name = "torch/cifar10" if download else "folder"
-        self.data = ImageData(root, name, num_classes=10, download=download, val_split=validation, input_size=32)
-        if download:
-            self.data.prepare_data()
+        """Name a folder with train.tar and test.tar of class folders, or torchvision's files if ``download``."""
+        self.root, self.download, self.validation = root, download, validation
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images; only read when they are needed, so that what was measured can be printed without them."""
+        name = "torch/cifar10" if self.download else "folder"
+        data = ImageData(
+            self.root, name, num_classes=10, download=self.download, val_split=self.validation, input_size=32
+        )
+        if self.download:
+            data.prepare_data()
+        return data
 
     def batches(self, role: str, count: int, batch_size: int = 100) -> "DataLoader[Any]":
         """Batches of ``count`` images of a role (val, test), spread evenly over it."""

@@ -33,7 +33,7 @@ class FTBC(Callback):
         self,
         enabled: bool = True,
         num_steps: int = 8,
-        solver: Literal["heuristic", "exact", "balanced"] = "balanced",
+        solver: Literal["heuristic", "exact", "balanced"] = "exact",
         granularity: Literal["channel", "layer"] = "channel",
         alpha: float = 0.5,
         mean_weight: float | None = None,
@@ -55,13 +55,14 @@ class FTBC(Callback):
         Args:
             enabled: Switch off to train the ANN only.
             num_steps: Timesteps T to convert and calibrate for; accuracy is reported at every t up to T.
-            solver: balanced makes every channel fire about as often as the ANN demands and keeps the output of single
-                neurons close to the ANN's. exact looks at the channel only. heuristic is the paper's rule.
+            solver: exact makes every channel fire as often as the ANN demands: good at every step. balanced keeps the
+                output of single neurons close to the ANN's as well: better at its horizon, at the cost of the steps
+                before it. heuristic is the paper's rule.
             granularity: One bias a channel, or one for the whole layer.
             alpha: Step size of heuristic, in (0, 1].
             mean_weight: How much more an error of a channel's mean counts in balanced than one of a neuron, 0 or more;
                 left out: by horizon.
-            horizon: Timestep whose accuracy matters to balanced, at the cost of earlier ones; left out: all of them.
+            horizon: Timestep whose accuracy matters to balanced; left out: num_steps.
             passes: How often heuristic goes over the batches.
             num_batches: Batches of training images to calibrate with.
             batch_size: Images in each of them, counted over all processes.

@@ -84,9 +84,10 @@ def test_chunks_of_any_size_give_the_same_biases(solver, chunk):
 @pytest.mark.parametrize("solver", ["balanced", "exact", "heuristic"])
 def test_biases_of_four_steps_are_the_first_four_of_eight(solver):
     short, long = double_snn(4), double_snn(8)
+    horizon = 4 if solver == "balanced" else None
     for snn in (short, long):
         snn.time_chunk = 1
-        calibrate_(snn, [images().double()], solver=solver, progress=False)
+        calibrate_(snn, [images().double()], solver=solver, horizon=horizon, progress=False)
     for a, b in zip(biases(short), biases(long), strict=True):
         assert torch.equal(a, b[:4])
 
@@ -127,12 +128,12 @@ def test_dead_and_saturated_channels_are_normal_and_counted(solver, threshold):
     assert report.sites[0].saturated_channels >= 1
 
 
-@pytest.mark.parametrize("horizon", [None, 1, 2, 3, 8])
+@pytest.mark.parametrize("horizon", [None, 1, 2, 4])
 def test_a_horizon_stands_for_a_mean_weight(horizon):
-    snn = double_snn()
-    calibrate_(snn, [images().double()], horizon=horizon, progress=False)
+    snn = double_snn(8)
+    calibrate_(snn, [images().double()], solver="balanced", horizon=horizon, progress=False)
     chosen = biases(snn)
-    calibrate_(snn, [images().double()], mean_weight=mean_weight_for(horizon), progress=False)
+    calibrate_(snn, [images().double()], solver="balanced", mean_weight=mean_weight_for(horizon or 8), progress=False)
     assert all(torch.equal(a, b) for a, b in zip(biases(snn), chosen, strict=True))
 
 
@@ -181,11 +182,11 @@ def test_an_interrupt_leaves_the_biases_alone():
         ({"mean_weight": -1.0}, "mean_weight must be 0 or more, got -1"),
         ({"granularity": "pixel"}, "granularity must be"),
         ({"alpha": 0.0}, "alpha must lie in"),
-        ({"passes": 2}, "solver 'balanced' needs one pass"),
-        ({"horizon": 0}, "horizon must be at least 1, got 0"),
-        ({"horizon": 9}, "horizon must be one of the 8 timesteps, got 9"),
-        ({"horizon": 2, "solver": "exact"}, "horizon chooses the mean_weight of solver 'balanced'; 'exact' has none"),
-        ({"horizon": 2, "mean_weight": 3.0}, "give one of the two"),
+        ({"passes": 2}, "solver 'exact' needs one pass"),
+        ({"horizon": 0, "solver": "balanced"}, "horizon must be at least 1, got 0"),
+        ({"horizon": 9, "solver": "balanced"}, "horizon must be one of the 8 timesteps, got 9"),
+        ({"horizon": 2}, "horizon chooses the mean_weight of solver 'balanced'; 'exact' has none"),
+        ({"horizon": 2, "mean_weight": 3.0, "solver": "balanced"}, "give one of the two"),
         ({"num_batches": 0}, "num_batches must be at least 1"),
         ({"num_batches": 2}, "needs num_batches = 2 batches, the loader holds 1"),
     ],

@@ -28,7 +28,7 @@ from ftbc_pl.layers import SpikingNeuron
 class CalibrationOptions:
     """How the bias is solved for; see :func:`calibrate_`."""
 
-    solver: Solver = "balanced"
+    solver: Solver = "exact"
     granularity: Granularity = "channel"
     alpha: float = 0.5
     mean_weight: float | None = None
@@ -60,10 +60,9 @@ class CalibrationOptions:
         if self.solver != "heuristic" and self.passes > 1:
             raise ValueError(f"solver {self.solver!r} needs one pass: set passes to 1, or take more num_batches.")
 
-    @property
-    def weight(self) -> float:
-        """λ of ``balanced``: as given, or as the horizon wants it."""
-        return mean_weight_for(self.horizon) if self.mean_weight is None else self.mean_weight
+    def weight(self, num_steps: int) -> float:
+        """λ of ``balanced`` for a network of T = ``num_steps``: as given, or as the horizon wants it."""
+        return mean_weight_for(self.horizon or num_steps) if self.mean_weight is None else self.mean_weight
 
 
 class _SiteState:
@@ -85,10 +84,16 @@ class _CalibrationStep(Simulation):
     """Visitor that solves for the bias of each site and step before it fires."""
 
     def __init__(
-        self, num_steps: int, ann_rows: bool, options: CalibrationOptions, states: dict[str, _SiteState]
+        self,
+        num_steps: int,
+        ann_rows: bool,
+        options: CalibrationOptions,
+        mean_weight: float,
+        states: dict[str, _SiteState],
     ) -> None:
         super().__init__(num_steps, ann_rows)
         self.options = options
+        self.mean_weight = mean_weight
         self.states = states
 
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
@@ -125,7 +130,7 @@ class _CalibrationStep(Simulation):
         options, theta, dim = self.options, site.threshold, site.channel_dim
         if options.solver == "balanced":
             assert state.error is not None, "the first chunk carries the ANN's rows"
-            return balanced_bias(membrane, state.error, theta, dim, options.weight, options.granularity)
+            return balanced_bias(membrane, state.error, theta, dim, self.mean_weight, options.granularity)
         assert state.target is not None, "the first chunk carries the ANN's rows"
         if options.solver == "exact":
             return exact_bias(membrane, state.target, theta, dim, options.granularity)
@@ -137,7 +142,7 @@ def calibrate_(
     snn: SpikingNetwork,
     loader: Iterable[Any],
     *,
-    solver: Solver = "balanced",
+    solver: Solver = "exact",
     granularity: Granularity = "channel",
     alpha: float = 0.5,
     mean_weight: float | None = None,
@@ -161,7 +166,7 @@ def calibrate_(
         alpha: Step size α of ``heuristic``, in (0, 1].
         mean_weight: λ ≥ 0 of ``balanced``: how much more an error of a channel's mean counts than one of a neuron.
             Default: by ``horizon``.
-        horizon: Timestep whose accuracy matters to ``balanced``; earlier ones may lose some. Default: all of them.
+        horizon: Timestep whose accuracy matters to ``balanced``. Default: T.
         passes: How often ``heuristic`` goes over the batches.
         num_batches: How many batches are used. ``heuristic`` goes on from one to the next, the others average their
             biases.
@@ -213,7 +218,7 @@ def _calibrate_batch(
     snn.reset()
     ann_rows = True
     for steps in snn.chunks(len(images)):
-        snn.visit(images, _CalibrationStep(steps, ann_rows, options, states))
+        snn.visit(images, _CalibrationStep(steps, ann_rows, options, options.weight(snn.num_steps), states))
         ann_rows = False
     for call, site in snn.neurons():
         states[call.name].bias_sum += site.temporal_bias
