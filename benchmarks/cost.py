@@ -183,7 +183,7 @@ def spikingjelly(args: argparse.Namespace) -> None:
     ann = timm.create_model("resnet18", num_classes=10).eval()
     images = torch.randn(args.batch_size, 3, 64, 64)
     loader = [(images, torch.zeros(len(images), dtype=torch.int64))]
-    theirs = ann2snn.Converter(mode="max", dataloader=loader)(ann).eval()
+    theirs = ann2snn.Converter(ann2snn.RateCodingRecipe(dataloader=loader)).convert(ann).eval()
     functional.set_step_mode(theirs, "m")
     ours = convert(ann, NUM_STEPS, batches=[images], threshold="max", check=False)
     rows = images.expand(NUM_STEPS, *images.shape)
