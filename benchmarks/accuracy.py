@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import trained
@@ -39,7 +39,16 @@ CORRUPTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "blur": lambda images, strength: TF.gaussian_blur(images, [5, 5], [strength, strength]),
     "contrast": lambda images, strength: TF.adjust_contrast(images, strength),
 }
+AUTHORS = "authors' code (QCFS branch), α = 0.4, 3 × 200 images"
 STRENGTHS = {"noise": (0.05, 0.1, 0.2), "blur": (0.5, 0.8, 1.2), "contrast": (0.7, 0.4, 0.2)}
+
+
+class Run(NamedTuple):
+    """How long to simulate, how often to calibrate, and how many images to evaluate on."""
+
+    num_steps: int
+    draws: int
+    images: int
 
 
 def arguments() -> argparse.Namespace:
@@ -56,24 +65,29 @@ def arguments() -> argparse.Namespace:
         "--draws", nargs="+", type=int, default=[5, 1], help="draws of calibration images, for each of --num_steps"
     )
     parser.add_argument("--validation", type=int, default=5000, help="training images that were held out")
-    parser.add_argument("--images", type=int, default=10_000, help="images to evaluate on, spread evenly over the set")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=int,
+        default=[10_000, 2000],
+        help="images to evaluate on, for each of --num_steps; spread evenly over the set",
+    )
     parser.add_argument("--authors-repo", help="checkout of the authors' code, to run it beside ours")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "accuracy.jsonl")
     parser.add_argument("--figure", type=Path, help="where to draw the figure")
     args = parser.parse_args()
-    if len(args.draws) != len(args.num_steps):
-        parser.error("--draws needs one number for each of --num_steps")
+    if not len(args.num_steps) == len(args.draws) == len(args.images):
+        parser.error("--draws and --images need one number for each of --num_steps")
+    args.runs = [Run(*values) for values in zip(args.num_steps, args.draws, args.images, strict=True)]
     return args
 
 
 class Bench:
     """One trained network, converted for T timesteps, and the images it is measured on."""
 
-    def __init__(
-        self, name: str, args: argparse.Namespace, data: trained.Cifar10, num_steps: int, role: str = "test"
-    ) -> None:
-        self.name, self.data, self.num_steps, self.role, self.count = name, data, num_steps, role, args.images
-        self.results = Results(args.results)
+    def __init__(self, name: str, run: Run, data: trained.Cifar10, results: Results, role: str = "test") -> None:
+        self.name, self.data, self.results, self.role = name, data, results, role
+        self.num_steps, self.draws, self.count = run
         self.corruption: tuple[str, float] | None = None
         weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
         self.weights = hashlib.sha256(weights).hexdigest()[:8]
@@ -133,7 +147,7 @@ class Bench:
             accuracy = authors_accuracy(pair[1], self.loader, self.num_steps)
             return Measurement(tuple(accuracy.tolist()), *cost)
 
-        return self.measured("authors' code (QCFS branch), α = 0.4, 3 × 200 images", draw, measure)
+        return self.measured(AUTHORS, draw, measure)
 
 
 def percent(values: Sequence[float]) -> str:
@@ -150,22 +164,22 @@ def header(steps: Sequence[int], first: str = "rule", last: str = "| cost of one
 
 def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Rules side by side for each network. Each T comes from the shortest simulation that holds it."""
+    results = Results(args.results)
     figure = Figure(figsize=(3.6 * len(args.networks), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
-        pairs = sorted(zip(args.num_steps, args.draws, strict=True))
-        runs = [(Bench(name, args, data, num_steps), draws) for num_steps, draws in pairs]
+        benches = [Bench(name, run, data, results) for run in sorted(args.runs)]
         rows: dict[str, Callable[[Bench, int], Measurement]] = {"uncalibrated": lambda bench, _: bench.uncalibrated()}
         for key in args.rules:
             rows[RULES[key].title] = partial(lambda bench, draw, rule: bench.calibrated(rule, draw), rule=RULES[key])
         if args.authors_repo and trained.description(name)["model"]["activation"] == "qcfs":
-            title = "authors' code (QCFS branch), α = 0.4, 3 × 200 images"
-            rows[title] = lambda bench, draw: bench.of_authors(args.authors_repo, draw)
-        ann = 100 * runs[0][0].of_ann().accuracy[0]
+            rows[AUTHORS] = lambda bench, draw: bench.of_authors(args.authors_repo, draw)
         steps = table_steps(max(args.num_steps))
-        print(f"\n{name}: ANN {ann:.2f} % on {args.images} test images\n\n{header(steps)}", flush=True)
-        axes.axhline(ann, color="#333333", linestyle="--", label="ANN")
+        anns = [(100 * bench.of_ann().accuracy[0], bench) for bench in benches]
+        said = ", ".join(f"{ann:.2f} % on {b.count:,} images (T ≤ {b.num_steps})" for ann, b in anns)
+        print(f"\n{name}: ANN {said}\n\n{header(steps)}", flush=True)
+        axes.axhline(anns[-1][0], color="#333333", linestyle="--", label="ANN")
         for title, measure in rows.items():
-            print(_row(title, measure, runs, steps, axes), flush=True)
+            print(_row(title, measure, benches, steps, axes), flush=True)
         axes.set(title=name, xlabel="timestep T", ylabel="accuracy in %", xscale="log")
         axes.set_xticks(steps, labels=map(str, steps))
         axes.grid(alpha=0.3)
@@ -177,13 +191,13 @@ def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
 def _row(
     title: str,
     measure: Callable[[Bench, int], Measurement],
-    runs: Sequence[tuple[Bench, int]],
+    benches: Sequence[Bench],
     steps: Sequence[int],
     axes: Axes,
 ) -> str:
     cells, done = [], 0
-    for bench, draws in runs:
-        measured = [measure(bench, draw) for draw in range(1 if title == "uncalibrated" else draws)]
+    for bench in benches:
+        measured = [measure(bench, draw) for draw in range(1 if title == "uncalibrated" else bench.draws)]
         wanted = [step for step in steps if done < step <= bench.num_steps]
         cells += [percent([one.accuracy[step - 1] for one in measured]) for step in wanted]
         done = bench.num_steps
@@ -196,39 +210,40 @@ def _row(
 
 def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy against λ on validation images."""
+    results = Results(args.results)
     for name in args.networks:
-        for num_steps, draws in zip(args.num_steps, args.draws, strict=True):
-            bench, steps = Bench(name, args, data, num_steps, role="val"), table_steps(num_steps)
-            print(f"\n{name}, T = {num_steps}: {args.images} validation images\n\n{header(steps, 'λ', '')}", flush=True)
+        for run in args.runs:
+            bench, steps = Bench(name, run, data, results, role="val"), table_steps(run.num_steps)
+            print(f"\n{name}, T = {run.num_steps}: {run.images} validation images\n\n{header(steps, 'λ', '')}")
             for weight in MEAN_WEIGHTS:
                 title = "exact" if weight == float("inf") else f"balanced, λ = {weight:g}"
                 given = {"solver": "exact"} if title == "exact" else {"solver": "balanced", "mean_weight": weight}
                 rule = solver(title, 200, 1, **given)
-                measured = [bench.calibrated(rule, draw).accuracy for draw in range(draws)]
+                measured = [bench.calibrated(rule, draw).accuracy for draw in range(run.draws)]
                 cells = [percent([accuracy[step - 1] for accuracy in measured]) for step in steps]
                 print(f"| {weight:g} | {' | '.join(cells)} |", flush=True)
 
 
 def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dict[str, dict[float, Rule]]) -> None:
     """Accuracy at T against what a rule is given: a table and a figure of all networks."""
-    num_steps, draws = args.num_steps[0], args.draws[0]
+    run, results = args.runs[0], Results(args.results)
     figure = Figure(figsize=(4 * len(args.networks), 3.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
-        bench = Bench(name, args, data, num_steps)
-        print(f"\n{name}: accuracy at T = {num_steps}\n\n| {axis} | " + " | ".join(lines) + " |", flush=True)
+        bench = Bench(name, run, data, results)
+        print(f"\n{name}: accuracy at T = {run.num_steps}\n\n| {axis} | " + " | ".join(lines) + " |", flush=True)
         print("|---|" + "---|" * len(lines))
         points: dict[str, list[float]] = {title: [] for title in lines}
         xs = list(next(iter(lines.values())))
         for x in xs:
             cells = []
             for title, rules in lines.items():
-                values = [bench.calibrated(rules[x], draw).accuracy[-1] for draw in range(draws)]
+                values = [bench.calibrated(rules[x], draw).accuracy[-1] for draw in range(run.draws)]
                 cells.append(percent(values))
                 points[title].append(100 * sum(values) / len(values))
             print(f"| {x:g} | {' | '.join(cells)} |", flush=True)
         for title, means in points.items():
             axes.plot(xs, means, "o-", label=title)
-        axes.set(title=name, xlabel=axis, ylabel=f"accuracy at T = {num_steps} in %", xscale="log")
+        axes.set(title=name, xlabel=axis, ylabel=f"accuracy at T = {run.num_steps} in %", xscale="log")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     if args.figure:
@@ -274,7 +289,7 @@ def alpha(args: argparse.Namespace, data: trained.Cifar10) -> None:
 
 def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy on corrupted test images at T, calibrated on clean training images."""
-    num_steps = args.num_steps[0]
+    run, results = args.runs[0], Results(args.results)
     columns: dict[str, Callable[[Bench], Measurement]] = {
         "ANN": Bench.of_ann,
         "uncalibrated": Bench.uncalibrated,
@@ -282,8 +297,8 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
     }
     figure = Figure(figsize=(3.6 * len(args.networks), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
-        bench = Bench(name, args, data, num_steps)
-        print(f"\n{name}: T = {num_steps}\n\n| corruption | strength | {' | '.join(columns)} |")
+        bench = Bench(name, run, data, results)
+        print(f"\n{name}: T = {run.num_steps}\n\n| corruption | strength | {' | '.join(columns)} |")
         print("|---|---|" + "---|" * len(columns))
         points: dict[str, list[float]] = {title: [] for title in columns}
         cases = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
@@ -295,7 +310,7 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
             print(f"| {kind} | {strength:g} | {cells} |", flush=True)
         for title, values in points.items():
             axes.plot(range(len(cases)), values, "o-", label=title)
-        axes.set(title=name, ylabel=f"accuracy at T = {num_steps} in %")
+        axes.set(title=name, ylabel=f"accuracy at T = {run.num_steps} in %")
         axes.set_xticks(range(len(cases)), [f"{kind} {strength:g}" for kind, strength in cases], rotation=60)
         axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -45,7 +45,7 @@ def table_of(text):
 @pytest.mark.parametrize("what", ["table", "select"])
 def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("accuracy.MEAN_WEIGHTS", (0.0, 3.0, float("inf")))
-    options = ["--networks", "cifar10_r20_relu", "--images", "20", "--validation", "20"]
+    options = ["--networks", "cifar10_r20_relu", "--images", "20", "10", "--validation", "20"]
     options += ["--num_steps", "1", "3", "--draws", "2", "1", "--results", str(tmp_path / "results.jsonl")]
     rules = ["--rules", "constant", "exact", "--figure", str(tmp_path / "figure.png")]
     run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, *rules)
