@@ -1,5 +1,8 @@
 """The scripts behind the tables of accuracy and cost run, on small data, and the trained networks are what they say."""
 
+import os
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -123,3 +126,32 @@ def test_the_trained_networks_are_what_they_say():
         about = trained.description(name)
         assert 0.85 < about["accuracy"]["test"] <= about["accuracy"]["validation"] + 0.02
         assert trained.load(name)(images(2, 32)).shape == (2, 10)
+
+
+def test_the_tables_of_the_readme_are_what_was_measured(monkeypatch, capsys):
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    commands = re.findall(r"^python benchmarks/(accuracy.py .*)$", readme, flags=re.M)
+    assert any("accuracy.py table" in command for command in commands)
+    for command in commands:
+        script, *arguments = shlex.split(command)
+        if "--figure" in arguments:
+            place = arguments.index("--figure")
+            del arguments[place : place + 2]
+        # There are no images in this folder: everything must have been measured, with the weights that are here.
+        run(monkeypatch, script.removesuffix(".py"), *arguments, "--data", "nowhere")
+        for line in capsys.readouterr().out.splitlines():
+            assert line in readme, command
+
+
+@pytest.mark.skipif("FTBC_CIFAR10" not in os.environ, reason="FTBC_CIFAR10 names no folder of CIFAR-10 images")
+@pytest.mark.parametrize("name", sorted(path.stem for path in (BENCHMARKS / "weights").glob("*.json")))
+def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, tmp_path):
+    options = ["--networks", name, "--rules", "exact", "--num_steps", "4", "--draws", "1", "--images", "500"]
+    anew = ["--data", os.environ["FTBC_CIFAR10"], "--results", str(tmp_path / "results.jsonl")]
+    rows = []
+    for source in (anew, ["--data", "nowhere"]):
+        run(monkeypatch, "accuracy", "table", *options, *source)
+        rows.append([[float(cell) for cell in row[1:5]] for row in table_of(capsys.readouterr().out)[2:]])
+    measured, kept = rows
+    assert len(measured) == 2
+    assert measured == [pytest.approx(row, abs=0.1) for row in kept]
