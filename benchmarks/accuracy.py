@@ -92,6 +92,12 @@ class Bench:
         weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
         self.weights = hashlib.sha256(weights).hexdigest()[:8]
 
+    def at(self, num_steps: int) -> "Bench":
+        """The same network converted for another number of timesteps."""
+        if num_steps == self.num_steps:
+            return self
+        return Bench(self.name, Run(num_steps, self.draws, self.count), self.data, self.results, self.role)
+
     @cached_property
     def ann(self) -> torch.nn.Module:
         """The trained network."""
@@ -195,17 +201,17 @@ def _row(
     steps: Sequence[int],
     axes: Axes,
 ) -> str:
-    cells, done = [], 0
+    points: dict[int, list[float]] = {}
     for bench in benches:
-        measured = [measure(bench, draw) for draw in range(1 if title == "uncalibrated" else bench.draws)]
-        wanted = [step for step in steps if done < step <= bench.num_steps]
-        cells += [percent([one.accuracy[step - 1] for one in measured]) for step in wanted]
-        done = bench.num_steps
-    accuracy = 100 * torch.tensor([one.accuracy for one in measured]).mean(0)
-    axes.plot(range(1, done + 1), accuracy, label=title)
+        for step in (step for step in steps if step <= bench.num_steps and step not in points):
+            # `balanced` is calibrated for the T of each column, the others serve every t of one simulation.
+            source = bench.at(step) if title == RULES["balanced"].title else bench
+            measured = [measure(source, draw) for draw in range(1 if title == "uncalibrated" else bench.draws)]
+            points[step] = [one.accuracy[step - 1] for one in measured]
+    axes.plot(list(points), [100 * sum(values) / len(values) for values in points.values()], ".-", label=title)
     forwards = measured[0].forwards
     cost = f"{forwards} forward{'' if forwards == 1 else 's'}" if forwards else ""
-    return f"| {title} | {' | '.join(cells)} | {cost} |"
+    return f"| {title} | {' | '.join(map(percent, points.values()))} | {cost} |"
 
 
 def select(args: argparse.Namespace, data: trained.Cifar10) -> None:

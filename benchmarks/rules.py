@@ -78,5 +78,5 @@ RULES = {
     "paper": solver("heuristic, α = 0.4, 3 × 200 images", 200, 3, solver="heuristic", alpha=0.4),
     "paper50": solver("heuristic, α = 0.5, 50 × 128 images", 128, 50, solver="heuristic", alpha=0.5),
     "exact": solver("exact, 1 × 200 images", 200, 1, solver="exact"),
-    "balanced": solver("balanced, 1 × 200 images", 200, 1, solver="balanced"),
+    "balanced": solver("balanced for this T, 1 × 200 images", 200, 1, solver="balanced"),
 }
