@@ -98,6 +98,11 @@ class Bench:
             return self
         return Bench(self.name, Run(num_steps, self.draws, self.count), self.data, self.results, self.role)
 
+    @property
+    def measures_thresholds(self) -> bool:
+        """Whether the thresholds are measured, for a given T."""
+        return trained.description(self.name)["model"]["activation"] == "relu"  # type: ignore[no-any-return]
+
     @cached_property
     def ann(self) -> torch.nn.Module:
         """The trained network."""
@@ -169,7 +174,7 @@ def header(steps: Sequence[int], first: str = "rule", last: str = "| cost of one
 
 
 def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
-    """Rules side by side for each network. Each T comes from the shortest simulation that holds it."""
+    """Rules side by side for each network. Each T comes from the shortest simulation that holds it or from its own."""
     results = Results(args.results)
     figure = Figure(figsize=(3.6 * len(args.networks), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
@@ -204,8 +209,8 @@ def _row(
     points: dict[int, list[float]] = {}
     for bench in benches:
         for step in (step for step in steps if step <= bench.num_steps and step not in points):
-            # `balanced` is calibrated for the T of each column, the others serve every t of one simulation.
-            source = bench.at(step) if title == RULES["balanced"].title else bench
+            # The thresholds of a ReLU network and `balanced` are for one T; all else serves every t of one simulation.
+            source = bench.at(step) if bench.measures_thresholds or title == RULES["balanced"].title else bench
             measured = [measure(source, draw) for draw in range(1 if title == "uncalibrated" else bench.draws)]
             points[step] = [one.accuracy[step - 1] for one in measured]
     axes.plot(list(points), [100 * sum(values) / len(values) for values in points.values()], ".-", label=title)

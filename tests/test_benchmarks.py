@@ -57,7 +57,7 @@ def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     if what == "table":
         assert [row[0].partition(",")[0] for row in rows[2:]] == ["uncalibrated", "constant bias", "exact"]
         assert [row[-1].partition(",")[0] for row in rows[3:]] == ["1 forward", "1 forward"]
-        # two draws at T = 1, one of the longer simulation beyond
+        # two draws at T = 1, one beyond
         assert ["±" in cell for cell in rows[-1][1:-1]] == [True, False, False]
         assert (tmp_path / "figure.png").stat().st_size > 10_000
     else:
