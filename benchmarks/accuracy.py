@@ -176,7 +176,7 @@ def header(steps: Sequence[int], first: str = "rule", last: str = "| cost of one
 def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Rules side by side for each network. Each T comes from the shortest simulation that holds it or from its own."""
     results = Results(args.results)
-    figure = Figure(figsize=(3.6 * len(args.networks), 3.6), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(args.networks), 4.0), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
         benches = [Bench(name, run, data, results) for run in sorted(args.runs)]
         rows: dict[str, Callable[[Bench, int], Measurement]] = {"uncalibrated": lambda bench, _: bench.uncalibrated()}
@@ -195,7 +195,8 @@ def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
         axes.set(title=name, xlabel="timestep T", ylabel="accuracy in %", xscale="log")
         axes.set_xticks(steps, labels=map(str, steps))
         axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     if args.figure:
         figure.savefig(args.figure, dpi=120)
 
@@ -308,7 +309,7 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
         "uncalibrated": Bench.uncalibrated,
         **{key: partial(Bench.calibrated, rule=RULES[key], draw=0) for key in ("paper", "exact", "balanced")},
     }
-    figure = Figure(figsize=(3.6 * len(args.networks), 3.6), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(args.networks), 4.0), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
         bench = Bench(name, run, data, results)
         print(f"\n{name}: T = {run.num_steps}\n\n| corruption | strength | {' | '.join(columns)} |")
@@ -326,7 +327,8 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
         axes.set(title=name, ylabel=f"accuracy at T = {run.num_steps} in %")
         axes.set_xticks(range(len(cases)), [f"{kind} {strength:g}" for kind, strength in cases], rotation=60)
         axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     if args.figure:
         figure.savefig(args.figure, dpi=120)
 
