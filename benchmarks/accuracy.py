@@ -173,11 +173,25 @@ def header(steps: Sequence[int], first: str = "rule", last: str = "| cost of one
     return titles + "\n" + "|---" * (titles.count("|") - 1) + "|"
 
 
+def panels_of(args: argparse.Namespace) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with one panel for each network."""
+    figure = Figure(figsize=(3.6 * len(args.networks), 4.0), layout="constrained")
+    return figure, figure.subplots(1, len(args.networks), squeeze=False)[0]
+
+
+def save(figure: Figure, args: argparse.Namespace) -> None:
+    """Save a figure, if that is wanted, with the lines of its first panel explained below all of them."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    if args.figure:
+        figure.savefig(args.figure, dpi=120)
+
+
 def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Rules side by side for each network. Each T comes from the shortest simulation that holds it or from its own."""
     results = Results(args.results)
-    figure = Figure(figsize=(3.6 * len(args.networks), 4.0), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
+    figure, panels = panels_of(args)
+    for axes, name in zip(panels, args.networks, strict=True):
         benches = [Bench(name, run, data, results) for run in sorted(args.runs)]
         rows: dict[str, Callable[[Bench, int], Measurement]] = {"uncalibrated": lambda bench, _: bench.uncalibrated()}
         for key in args.rules:
@@ -195,10 +209,7 @@ def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
         axes.set(title=name, xlabel="timestep T", ylabel="accuracy in %", xscale="log")
         axes.set_xticks(steps, labels=map(str, steps))
         axes.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    if args.figure:
-        figure.savefig(args.figure, dpi=120)
+    save(figure, args)
 
 
 def _row(
@@ -241,8 +252,8 @@ def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
 def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dict[str, dict[float, Rule]]) -> None:
     """Accuracy at T against what a rule is given: a table and a figure of all networks."""
     run, results = args.runs[0], Results(args.results)
-    figure = Figure(figsize=(4 * len(args.networks), 3.5), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
+    figure, panels = panels_of(args)
+    for axes, name in zip(panels, args.networks, strict=True):
         bench = Bench(name, run, data, results)
         print(f"\n{name}: accuracy at T = {run.num_steps}\n\n| {axis} | " + " | ".join(lines) + " |", flush=True)
         print("|---|" + "---|" * len(lines))
@@ -259,9 +270,7 @@ def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dic
             axes.plot(xs, means, "o-", label=title)
         axes.set(title=name, xlabel=axis, ylabel=f"accuracy at T = {run.num_steps} in %", xscale="log")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    if args.figure:
-        figure.savefig(args.figure, dpi=120)
+    save(figure, args)
 
 
 def images(args: argparse.Namespace, data: trained.Cifar10) -> None:
@@ -309,8 +318,8 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
         "uncalibrated": Bench.uncalibrated,
         **{key: partial(Bench.calibrated, rule=RULES[key], draw=0) for key in ("paper", "exact", "balanced")},
     }
-    figure = Figure(figsize=(3.6 * len(args.networks), 4.0), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(args.networks), squeeze=False)[0], args.networks, strict=True):
+    figure, panels = panels_of(args)
+    for axes, name in zip(panels, args.networks, strict=True):
         bench = Bench(name, run, data, results)
         print(f"\n{name}: T = {run.num_steps}\n\n| corruption | strength | {' | '.join(columns)} |")
         print("|---|---|" + "---|" * len(columns))
@@ -327,10 +336,7 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
         axes.set(title=name, ylabel=f"accuracy at T = {run.num_steps} in %")
         axes.set_xticks(range(len(cases)), [f"{kind} {strength:g}" for kind, strength in cases], rotation=60)
         axes.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    if args.figure:
-        figure.savefig(args.figure, dpi=120)
+    save(figure, args)
 
 
 def _corrupted(loader: Any, data: trained.Cifar10, kind: str, strength: float) -> Iterator[tuple[Tensor, Tensor]]:
