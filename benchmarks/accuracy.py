@@ -10,45 +10,26 @@ of the mean output up to T. What is in the file of --results is not measured aga
 """
 
 import argparse
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import trained
-from authors import Authors
-from authors import accuracy as authors_accuracy
+from bench import AUTHORS, Bench, Run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from results import Measurement, Results
 from rules import RULES, Rule, solver
-from torch import Tensor
-from torchvision.transforms import functional as TF
 
-from ftbc_pl import SpikingNetwork, convert, evaluate
 from ftbc_pl.reports.terminal import table_steps
 
 SIZES = (8, 32, 128, 512, 2048)
 PASSES = (1, 2, 5, 10, 20, 50)
 ALPHAS = (0.05, 0.1, 0.2, 0.4, 0.5, 0.8)
 MEAN_WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, float("inf"))
-CORRUPTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "noise": lambda images, strength: (images + strength * torch.randn_like(images)).clamp(0, 1),
-    "blur": lambda images, strength: TF.gaussian_blur(images, [5, 5], [strength, strength]),
-    "contrast": lambda images, strength: TF.adjust_contrast(images, strength),
-}
-AUTHORS = "authors' code (QCFS branch), α = 0.4, 3 × 200 images"
 STRENGTHS = {"noise": (0.05, 0.1, 0.2), "blur": (0.5, 0.8, 1.2), "contrast": (0.7, 0.4, 0.2)}
-
-
-class Run(NamedTuple):
-    """How long to simulate, how often to calibrate, and how many images to evaluate on."""
-
-    num_steps: int
-    draws: int
-    images: int
 
 
 def arguments() -> argparse.Namespace:
@@ -80,85 +61,6 @@ def arguments() -> argparse.Namespace:
         parser.error("--draws and --images need one number for each of --num_steps")
     args.runs = [Run(*values) for values in zip(args.num_steps, args.draws, args.images, strict=True)]
     return args
-
-
-class Bench:
-    """One trained network, converted for T timesteps, and the images it is measured on."""
-
-    def __init__(self, name: str, run: Run, data: trained.Cifar10, results: Results, role: str = "test") -> None:
-        self.name, self.data, self.results, self.role = name, data, results, role
-        self.num_steps, self.draws, self.count = run
-        self.corruption: tuple[str, float] | None = None
-        weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
-        self.weights = hashlib.sha256(weights).hexdigest()[:8]
-
-    def at(self, num_steps: int) -> "Bench":
-        """The same network converted for another number of timesteps."""
-        if num_steps == self.num_steps:
-            return self
-        return Bench(self.name, Run(num_steps, self.draws, self.count), self.data, self.results, self.role)
-
-    @property
-    def measures_thresholds(self) -> bool:
-        """Whether the thresholds are measured, for a given T."""
-        return trained.description(self.name)["model"]["activation"] == "relu"  # type: ignore[no-any-return]
-
-    @cached_property
-    def ann(self) -> torch.nn.Module:
-        """The trained network."""
-        return trained.load(self.name)
-
-    @cached_property
-    def snn(self) -> SpikingNetwork:
-        """The converted network; the thresholds of a ReLU network are measured on 200 training images."""
-        return convert(self.ann, self.num_steps, batches=self.data.calibration(200, 1, draw=0))
-
-    @property
-    def loader(self) -> Any:
-        """Batches of images to evaluate on, corrupted if asked for."""
-        clean = self.data.batches(self.role, self.count)
-        return list(_corrupted(clean, self.data, *self.corruption)) if self.corruption else clean
-
-    def measured(self, title: str, draw: int, measure: Callable[[], Measurement]) -> Measurement:
-        """A measurement of this network, from the file if it is there."""
-        of = {"network": self.name, "weights": self.weights, "on": self.role, "images": self.count}
-        of |= {"corruption": self.corruption} if self.corruption else {}
-        return self.results.get(of | {"num_steps": self.num_steps, "rule": title, "draw": draw}, measure)
-
-    def of_ann(self) -> Measurement:
-        """Accuracy of the ANN."""
-        return self.measured("ANN", 0, lambda: Measurement((trained.accuracy(self.ann, self.loader),)))
-
-    def uncalibrated(self) -> Measurement:
-        """Accuracy without a bias."""
-
-        def measure() -> Measurement:
-            with self.snn.uncalibrated():
-                return Measurement(tuple(evaluate(self.snn, self.loader).tolist()))
-
-        return self.measured("uncalibrated", 0, measure)
-
-    def calibrated(self, rule: Rule, draw: int) -> Measurement:
-        """Accuracy after a rule was given the calibration images of a draw."""
-
-        def measure() -> Measurement:
-            cost = rule(self.snn, self.data.calibration(rule.batch_size, rule.num_batches, draw))
-            return Measurement(tuple(evaluate(self.snn, self.loader).tolist()), *cost)
-
-        return self.measured(rule.title, draw, measure)
-
-    def of_authors(self, repository: str, draw: int) -> Measurement:
-        """Accuracy of the authors' own network after their own calibration, with our weights."""
-
-        def measure() -> Measurement:
-            authors, levels = Authors(repository), trained.description(self.name)["model"]["levels"]
-            pair = authors.networks(self.ann, levels, self.num_steps)
-            batches = self.data.calibration(200, 3, draw)
-            cost = authors.calibrate(*pair, self.num_steps, batches, alpha=0.4)
-            accuracy = authors_accuracy(pair[1], self.loader, self.num_steps)
-            return Measurement(tuple(accuracy.tolist()), *cost)
-
-        return self.measured(AUTHORS, draw, measure)
 
 
 def percent(values: Sequence[float]) -> str:
@@ -325,10 +227,9 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
         print("|---|---|" + "---|" * len(columns))
         points: dict[str, list[float]] = {title: [] for title in columns}
         cases = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
-        for bench.corruption in cases:  # type: ignore[assignment]
-            kind, strength = bench.corruption  # type: ignore[misc]
+        for kind, strength in cases:
             for title, measure in columns.items():
-                points[title].append(100 * measure(bench).accuracy[-1])
+                points[title].append(100 * measure(bench.corrupted(kind, strength)).accuracy[-1])
             cells = " | ".join(f"{values[-1]:.2f}" for values in points.values())
             print(f"| {kind} | {strength:g} | {cells} |", flush=True)
         for title, values in points.items():
@@ -337,14 +238,6 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
         axes.set_xticks(range(len(cases)), [f"{kind} {strength:g}" for kind, strength in cases], rotation=60)
         axes.grid(alpha=0.3)
     save(figure, args)
-
-
-def _corrupted(loader: Any, data: trained.Cifar10, kind: str, strength: float) -> Iterator[tuple[Tensor, Tensor]]:
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.data.mean, data.data.std))
-    torch.manual_seed(0)
-    for normalised, labels in loader:
-        pixels = CORRUPTIONS[kind](normalised * std + mean, strength)
-        yield (pixels - mean) / std, labels
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, trained.Cifar10], None]] = {

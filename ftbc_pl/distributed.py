@@ -1,4 +1,4 @@
-"""Sums over the processes of a distributed run; identities in a single process."""
+"""Place of this process in a distributed run, and sums over its processes; identities in a single process."""
 
 import torch.distributed as dist
 from torch import Tensor
@@ -23,6 +23,11 @@ def maximum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def process_place() -> tuple[int, int]:
+    """Return the rank of this process and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
+
+
 def is_main_process() -> bool:
     """Whether this is the process that writes files and shows progress."""
-    return not is_distributed() or dist.get_rank() == 0
+    return process_place()[0] == 0

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from ftbc_pl.conversion import prepare
 from ftbc_pl.conversion.prepare import measure_start_thresholds_
 from ftbc_pl.layers import QCFS
-from ftbc_pl.models import create_network, load_weights, read_weights
+from ftbc_pl.models import assign_weights, create_network, read_weights
 from ftbc_pl.schedules import Cosine, OneCycle, announce_length
 
 # Looking at the loss makes a GPU wait, so not at every step.
@@ -81,14 +81,15 @@ class ImageClassifier(LightningModule):
             network, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, pooling=pooling,
             **(network_args or {}),
         )  # fmt: skip
-        from_relu = weights is not None and not any(key.endswith("threshold") for key in read_weights(weights))
-        if weights is not None and from_relu:
-            load_weights(created, weights)
+        trained = None if weights is None else read_weights(weights)
+        has_thresholds = trained is not None and any(key.endswith("threshold") for key in trained)
+        if trained is not None and not has_thresholds:
+            assign_weights(created, trained, str(weights))
         self.measure_thresholds = threshold == "measured"
         start = None if threshold == "measured" else threshold
         self.network = prepare(created, activation, levels=levels, threshold=start)
-        if weights is not None and not from_relu:
-            load_weights(self.network, weights)
+        if trained is not None and has_thresholds:
+            assign_weights(self.network, trained, str(weights))
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:

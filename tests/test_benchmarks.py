@@ -68,7 +68,7 @@ def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     assert all(0 <= accuracy <= 60 for accuracy in accuracies)
     # What was measured is printed again, not measured again.
     measured = (tmp_path / "results.jsonl").read_text()
-    monkeypatch.setattr("accuracy.evaluate", None)
+    monkeypatch.setattr("bench.evaluate", None)
     run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, *rules)
     assert capsys.readouterr().out == printed
     assert (tmp_path / "results.jsonl").read_text() == measured

@@ -5,11 +5,12 @@ from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
+
+from ftbc_pl.distributed import process_place
 
 from .batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
 
@@ -154,7 +155,7 @@ class ClassificationData(LightningDataModule, ABC):
             ValueError: There are not enough training images, or a process would get no image of a batch.
         """
         images = self.images("calibration")
-        rank, world_size = _process()
+        rank, world_size = process_place()
         if min(batch_size, num_batches) < 1:
             raise ValueError(
                 f"expected calibration batches of at least 1 image, got {num_batches} batches of {batch_size}"
@@ -176,7 +177,7 @@ class ClassificationData(LightningDataModule, ABC):
 
     def _evaluation_loader(self, role: Role) -> DataLoader[Batch]:
         images = self.images(role)
-        return self._batch_loader(images, evaluation_batches(len(images), self.eval_batch_size, *_process()))
+        return self._batch_loader(images, evaluation_batches(len(images), self.eval_batch_size, *process_place()))
 
     def _batch_loader(self, images: Images, batches: list[list[int]]) -> DataLoader[Batch]:
         # The batches are this process's own. Lightning would share them out once more, but for a DistributedSampler.
@@ -198,10 +199,3 @@ class ClassificationData(LightningDataModule, ABC):
             persistent_workers=workers > 0 and training,
             **kwargs,
         )
-
-
-def _process() -> tuple[int, int]:
-    """Return rank and number of processes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1

@@ -5,6 +5,15 @@ VGG-16, and a small MobileNetV2.
 from . import mobilenet, resnet, vgg  # registers the networks with timm
 from .factory import create_network
 from .pooling import select_pooling
-from .weights import load_weights, read_weights
+from .weights import assign_weights, load_weights, read_weights
 
-__all__ = ["create_network", "load_weights", "mobilenet", "read_weights", "resnet", "select_pooling", "vgg"]
+__all__ = [
+    "assign_weights",
+    "create_network",
+    "load_weights",
+    "mobilenet",
+    "read_weights",
+    "resnet",
+    "select_pooling",
+    "vgg",
+]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 SHOWN = 5
 
-__all__ = ["load_weights", "read_weights"]
+__all__ = ["assign_weights", "load_weights", "read_weights"]
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -57,17 +57,19 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
-    """Load the weights in a file into `network`, in place, and return the network.
+    """Load the weights in a file into `network`, in place, and return the network: `read_weights`, `assign_weights`."""
+    return assign_weights(network, read_weights(path), path)
 
-    Every parameter and buffer must be in the file with the same shape and nothing else may be; only the batch counters
-    of normalisation layers may be missing.
+
+def assign_weights(network: nn.Module, weights: dict[str, Tensor], source: str | Path) -> nn.Module:
+    """Give `network` the weights read from the file `source`, in place, and return the network.
+
+    Every parameter and buffer must be there with the same shape and nothing else may be; only the batch counters of
+    normalisation layers may be missing.
 
     Raises:
-        FileNotFoundError: There is no file at `path`.
-        ValueError: The file can't be read, or it belongs to another network: lists missing and unexpected keys and
-            differing shapes.
+        ValueError: The weights belong to another network: lists missing and unexpected keys and differing shapes.
     """
-    weights = read_weights(path)
     own = network.state_dict()
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in weights if key not in own]
@@ -87,7 +89,7 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
             if keys
         ]
         raise ValueError(
-            f"the weights in {path} are not those of {type(network).__name__}: {', '.join(problems)}; "
+            f"the weights in {source} are not those of {type(network).__name__}: {', '.join(problems)}; "
             f"give the network's name and number of classes for which they were trained"
         )
     network.load_state_dict(weights, strict=False)

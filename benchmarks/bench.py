@@ -1,0 +1,126 @@
+"""One trained network, and how accurate it is after a rule, without one, under corruption, or in the authors' code."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import trained
+from authors import Authors
+from authors import accuracy as authors_accuracy
+from results import Measurement, Results
+from rules import Rule
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+from ftbc_pl import SpikingNetwork, convert, evaluate
+
+AUTHORS = "authors' code (QCFS branch), α = 0.4, 3 × 200 images"
+CORRUPTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "noise": lambda images, strength: (images + strength * torch.randn_like(images)).clamp(0, 1),
+    "blur": lambda images, strength: TF.gaussian_blur(images, [5, 5], [strength, strength]),
+    "contrast": lambda images, strength: TF.adjust_contrast(images, strength),
+}
+
+
+class Run(NamedTuple):
+    """How long to simulate, how often to calibrate, and how many images to evaluate on."""
+
+    num_steps: int
+    draws: int
+    images: int
+
+
+class Bench:
+    """One trained network, converted for T timesteps, and the images it is measured on."""
+
+    def __init__(self, name: str, run: Run, data: trained.Cifar10, results: Results, role: str = "test") -> None:
+        self.name, self.data, self.results, self.role = name, data, results, role
+        self.num_steps, self.draws, self.count = run
+        self.corruption: tuple[str, float] | None = None
+        weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
+        self.weights = hashlib.sha256(weights).hexdigest()[:8]
+
+    def at(self, num_steps: int) -> "Bench":
+        """The same network converted for another number of timesteps."""
+        if num_steps == self.num_steps:
+            return self
+        return Bench(self.name, Run(num_steps, self.draws, self.count), self.data, self.results, self.role)
+
+    def corrupted(self, kind: str, strength: float) -> "Bench":
+        """The same network, evaluated on corrupted images."""
+        other = copy.copy(self)
+        other.corruption = (kind, strength)
+        return other
+
+    @property
+    def measures_thresholds(self) -> bool:
+        """Whether the thresholds are measured, for a given T."""
+        return trained.description(self.name)["model"]["activation"] == "relu"  # type: ignore[no-any-return]
+
+    @cached_property
+    def ann(self) -> torch.nn.Module:
+        """The trained network."""
+        return trained.load(self.name)
+
+    @cached_property
+    def snn(self) -> SpikingNetwork:
+        """The converted network; the thresholds of a ReLU network are measured on 200 training images."""
+        return convert(self.ann, self.num_steps, batches=self.data.calibration(200, 1, draw=0))
+
+    @property
+    def loader(self) -> Any:
+        """Batches of images to evaluate on, corrupted if asked for."""
+        clean = self.data.batches(self.role, self.count)
+        return list(_corrupted(clean, self.data, *self.corruption)) if self.corruption else clean
+
+    def measured(self, title: str, draw: int, measure: Callable[[], Measurement]) -> Measurement:
+        """A measurement of this network, from the file if it is there."""
+        of = {"network": self.name, "weights": self.weights, "on": self.role, "images": self.count}
+        of |= {"corruption": self.corruption} if self.corruption else {}
+        return self.results.get(of | {"num_steps": self.num_steps, "rule": title, "draw": draw}, measure)
+
+    def of_ann(self) -> Measurement:
+        """Accuracy of the ANN."""
+        return self.measured("ANN", 0, lambda: Measurement((trained.accuracy(self.ann, self.loader),)))
+
+    def uncalibrated(self) -> Measurement:
+        """Accuracy without a bias."""
+
+        def measure() -> Measurement:
+            with self.snn.uncalibrated():
+                return Measurement(tuple(evaluate(self.snn, self.loader).tolist()))
+
+        return self.measured("uncalibrated", 0, measure)
+
+    def calibrated(self, rule: Rule, draw: int) -> Measurement:
+        """Accuracy after a rule was given the calibration images of a draw."""
+
+        def measure() -> Measurement:
+            cost = rule(self.snn, self.data.calibration(rule.batch_size, rule.num_batches, draw))
+            return Measurement(tuple(evaluate(self.snn, self.loader).tolist()), *cost)
+
+        return self.measured(rule.title, draw, measure)
+
+    def of_authors(self, repository: str, draw: int) -> Measurement:
+        """Accuracy of the authors' own network after their own calibration, with our weights."""
+
+        def measure() -> Measurement:
+            authors, levels = Authors(repository), trained.description(self.name)["model"]["levels"]
+            pair = authors.networks(self.ann, levels, self.num_steps)
+            batches = self.data.calibration(200, 3, draw)
+            cost = authors.calibrate(*pair, self.num_steps, batches, alpha=0.4)
+            accuracy = authors_accuracy(pair[1], self.loader, self.num_steps)
+            return Measurement(tuple(accuracy.tolist()), *cost)
+
+        return self.measured(AUTHORS, draw, measure)
+
+
+def _corrupted(loader: Any, data: trained.Cifar10, kind: str, strength: float) -> Iterator[tuple[Tensor, Tensor]]:
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.data.mean, data.data.std))
+    torch.manual_seed(0)
+    for normalised, labels in loader:
+        pixels = CORRUPTIONS[kind](normalised * std + mean, strength)
+        yield (pixels - mean) / std, labels
