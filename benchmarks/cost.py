@@ -242,12 +242,15 @@ def memory(args: argparse.Namespace) -> None:
     steps = (4, 8, 16, 32)
     print("| MiB | time_chunk | " + " | ".join(f"T = {t}" for t in steps) + " |\n|---|---|" + "---|" * len(steps))
     for what in ("inference", "calibration"):
-        for chunk in (1, 4, None):
-            cells = [_memory_of(what, num_steps, chunk, args.batch_size) for num_steps in steps]
-            print(f"| {what} | {chunk or 'T'} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
+        for chunk in (1, 4, "T"):
+            cells = [
+                _memory_of(what, num_steps, num_steps if chunk == "T" else int(chunk), args.batch_size)
+                for num_steps in steps
+            ]
+            print(f"| {what} | {chunk} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
 
 
-def _memory_of(what: str, num_steps: int, chunk: int | None, batch_size: int) -> float:
+def _memory_of(what: str, num_steps: int, chunk: int, batch_size: int) -> float:
     case = json.dumps({"what": what, "num_steps": num_steps, "chunk": chunk})
     command = [sys.executable, __file__, "memory-of", "--case", case, "--batch_size", str(batch_size)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])

@@ -27,24 +27,26 @@ def temporal_difference(
         step: Number of timesteps already done.
 
     Returns:
-        Outputs (K, B, ...), the new sums, the new total.
+        Outputs (K, B, ...), the new sums (those given, changed in place), the new total.
     """
     num_steps, batch = inputs[0].shape[:2]
-    steps = torch.arange(step + 1, step + num_steps + 1, device=inputs[0].device)
-    running_sums = []
-    for index, x in enumerate(inputs):
-        running = x.cumsum(0)
-        if sums is not None:
-            running += sums[index]
-        running_sums.append(running)
-    means = [running / _along_time(steps, running) for running in running_sums]
+    counts = torch.arange(step + 1, step + num_steps + 1, device=inputs[0].device, dtype=inputs[0].dtype)
+    if sums is None:
+        sums = tuple(torch.zeros_like(x[0]) for x in inputs)
+    means = [_running_mean_(x, running, counts) for x, running in zip(inputs, sums, strict=True)]
     value = function(*(mean.flatten(0, 1) for mean in means)).unflatten(0, (num_steps, batch))
-    totals = value * _along_time(steps, value)
-    before = torch.zeros_like(totals[0]) if total is None else total
-    outputs = torch.diff(totals, dim=0, prepend=before.unsqueeze(0))
-    # Copies, so that the K-step tensors are freed.
-    return outputs, tuple(running[-1].clone() for running in running_sums), totals[-1].clone()
+    outputs = torch.empty_like(value)
+    for count, rows, output in zip(counts, value, outputs, strict=True):
+        before, total = total, rows * count
+        output.copy_(total) if before is None else torch.sub(total, before, out=output)
+    assert total is not None
+    return outputs, sums, total
 
 
-def _along_time(steps: Tensor, like: Tensor) -> Tensor:
-    return steps.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+def _running_mean_(x: Tensor, running: Tensor, counts: Tensor) -> Tensor:
+    # One step after the other, so that rounding does not depend on how the steps are cut into chunks; in the memory
+    # format of x, which a cumulative sum would lose.
+    means = torch.empty_like(x)
+    for count, rows, mean in zip(counts, x, means, strict=True):
+        torch.div(running.add_(rows), count, out=mean)
+    return means
