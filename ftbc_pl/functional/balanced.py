@@ -56,18 +56,18 @@ def balanced_bias(
         b[t], (C,).
     """
     unit = threshold if granularity == "channel" else threshold.max().expand_as(threshold)
-    sums = sum_over_processes(_sums(membrane, error, threshold, unit, channel_dim))
-    counts, lacking = sums[0], sums[1] / _INTEGER
-    # In units of `unit`: what firing changes of the squared error, and what it puts out.
-    theta = (threshold / unit).to(torch.float64).unsqueeze(1)
-    gain, output = theta * theta * counts - 2 * theta * lacking, theta * counts
+    counts, lacking = sum_over_processes(_sums(membrane, error, threshold, unit, channel_dim))
+    lacking /= _INTEGER
+    number, total = counts.sum(1, keepdim=True), lacking.sum(1, keepdim=True)
+    # In units of `unit`: what firing puts out, and what it changes of the squared error.
+    output, gain = counts, torch.sub(counts, lacking, alpha=2)
     if granularity == "layer":
-        counts, lacking, gain, output = (values.sum(0, keepdim=True) for values in (counts, lacking, gain, output))
-    number = counts.sum(1, keepdim=True)
-    mean = (lacking.sum(1, keepdim=True) - output.cumsum(1)) / number
-    loss = (gain.cumsum(1) / number + mean_weight * mean * mean)[:, :_CANDIDATES]
-    distance = torch.arange(-_ZERO, _CANDIDATES - _ZERO, device=loss.device).abs()
-    best = torch.where(loss == loss.amin(1, keepdim=True), distance, _CANDIDATES).argmin(1)
+        theta = (threshold / unit).to(torch.float64).unsqueeze(1)
+        output, gain = theta * counts, theta * torch.sub(theta * counts, lacking, alpha=2)
+        number, total, output, gain = (values.sum(0, keepdim=True) for values in (number, total, output, gain))
+    loss = (total - output.cumsum(1)).square_().mul_(mean_weight / number).add_(gain.cumsum(1))[:, :_CANDIDATES]
+    distance = torch.arange(-_ZERO, _CANDIDATES - _ZERO, dtype=torch.int16, device=loss.device).abs_()
+    best = distance.where(loss == loss.amin(1, keepdim=True), _CANDIDATES).argmin(1)
     return ((best - _ZERO) * (unit / _BINS)).to(threshold.dtype)
 
 

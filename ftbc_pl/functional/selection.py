@@ -1,9 +1,10 @@
-"""Order statistics of each channel: the same answer for any number of processes, and no sort.
+"""Order statistics of each channel: the same answer for any number of processes.
 
-One process partitions its values. Several exchange counts: a histogram finds the bin of each channel that holds the
-wanted rank. Among its few values a bisection finds the one: floating-point numbers map to integers of the same order,
-and fixing the bits of that integer from the leading one on, with one count of the values at or above it each, ends at
-the exact order statistic after 32 (float32) or 64 counts. Counts of several processes merge by adding.
+One process partitions its values, or sorts them where a channel holds few. Several exchange counts: a histogram finds
+the bin of each channel that holds the wanted rank. Among its few values a bisection finds the one: floating-point
+numbers map to integers of the same order, and fixing the bits of that integer from the leading one on, with one count
+of the values at or above it each, ends at the exact order statistic after 32 (float32) or 64 counts. Counts of several
+processes merge by adding.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ from ftbc_pl.distributed import is_distributed, maximum_over_processes, sum_over
 from ftbc_pl.functional.neuron import batch_slices, per_channel
 
 _BINS = 1024
+_FEW = 2048
 
 
 def largest(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -38,14 +40,23 @@ def by_partition(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tenso
     last = values.movedim(channel_dim, -1)
     # Channels last in memory: a transposed matrix is copied three times faster than a tensor of four dimensions.
     channels = last.flatten(0, -2).t() if last.is_contiguous() else values.movedim(channel_dim, 0).flatten(1)
-    found = torch.full((2, len(ranks)), torch.inf, dtype=values.dtype)
-    for index, (channel, rank) in enumerate(zip(channels.contiguous().numpy(), ranks.tolist(), strict=True)):
-        place = channel.size - 1 - rank
-        parts = np.partition(channel, place)
-        found[0, index] = parts[place].item()
-        if rank > 0:
-            found[1, index] = parts[place + 1 :].min().item()
-    return found[0], found[1]
+    matrix = channels.contiguous().numpy()
+    final = matrix.shape[1] - 1
+    places = final - ranks.numpy()
+    if final < _FEW:
+        # Short rows cost less to sort all at once than to partition one by one.
+        neighbours = np.stack([places, np.minimum(places + 1, final)], axis=1)
+        pairs = np.take_along_axis(np.sort(matrix, axis=1), neighbours, axis=1)
+    else:
+        pairs = np.array([_cut(row, place) for row, place in zip(matrix, places, strict=True)])
+    value, larger = torch.from_numpy(pairs).unbind(1)
+    return value, larger.masked_fill(ranks == 0, torch.inf)
+
+
+def _cut(row: np.ndarray, place: int) -> tuple[np.floating, np.floating]:
+    """The value at a place of the sorted row, and the one after it (infinity behind the last)."""
+    parts = np.partition(row, place)
+    return parts[place], parts[place + 1 :].min(initial=np.inf)
 
 
 def by_counts(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,10 @@ def test_order_statistics(find, values, data, dtype):
 
 
 @pytest.mark.parametrize("find", [by_counts, by_partition])
-def test_order_statistics_of_channels_in_any_layout(find):
-    values = torch.randn(6, 5, 4, 3)
-    ranks = torch.tensor([0, 71, 3, 40, 11])
+@pytest.mark.parametrize("size", [3, 25], ids=["few values a channel", "many"])
+def test_order_statistics_of_channels_in_any_layout(find, size):
+    values = torch.randn(6, 5, size, 20)
+    ranks = torch.tensor([0, 120 * size - 1, 3, 40, 11])
     expected = values.movedim(1, 0).flatten(1).sort(1, descending=True).values.gather(1, ranks[:, None]).squeeze(1)
     assert torch.equal(find(values, ranks, 1)[0], expected)
     assert torch.equal(find(values.contiguous(memory_format=torch.channels_last), ranks, 1)[0], expected)
