@@ -228,8 +228,9 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
         points: dict[str, list[float]] = {title: [] for title in columns}
         cases = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
         for kind, strength in cases:
+            bench.corruption = (kind, strength)
             for title, measure in columns.items():
-                points[title].append(100 * measure(bench.corrupted(kind, strength)).accuracy[-1])
+                points[title].append(100 * measure(bench).accuracy[-1])
             cells = " | ".join(f"{values[-1]:.2f}" for values in points.values())
             print(f"| {kind} | {strength:g} | {cells} |", flush=True)
         for title, values in points.items():
