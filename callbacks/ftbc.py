@@ -117,13 +117,14 @@ class FTBC(Callback):
             self.calibrate(trainer, ann)
 
     def calibrate(self, trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
-        """Convert and calibrate ``ann`` on the trainer's device, and save the result."""
+        """Convert and calibrate ``ann`` in 32 bits on the trainer's device, and save the result."""
         folder = self.claim_folder(trainer)
         device = trainer.strategy.root_device
+        if device.type == "mps":  # has no float64, in which means are summed
+            device = torch.device("cpu")
         loader = self._calibration_loader(trainer)
-        snn = convert(
-            ann.to(device), self.num_steps, batches=loader, num_batches=self.options.num_batches, **self.conversion
-        )
+        ann = ann.float().to(device)
+        snn = convert(ann, self.num_steps, batches=loader, num_batches=self.options.num_batches, **self.conversion)
         rank_zero_info(f"\n{snn.report}\n")
         snn.time_chunk = self.time_chunk
         self.report = calibrate_(snn, loader, **vars(self.options), progress=trainer.progress_bar_callback is not None)

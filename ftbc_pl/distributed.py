@@ -1,5 +1,6 @@
 """Place of this process in a distributed run, and sums over its processes; identities in a single process."""
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -21,6 +22,13 @@ def maximum_over_processes(values: Tensor) -> Tensor:
     if is_distributed():
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
+
+
+def in_any_process(condition: bool, device: torch.device) -> bool:
+    """Whether ``condition`` holds in at least one process: one answer for all, so that all go on or all raise."""
+    if not is_distributed():
+        return condition
+    return bool(maximum_over_processes(torch.tensor([int(condition)], device=device)).item())
 
 
 def process_place() -> tuple[int, int]:

@@ -51,6 +51,13 @@ def order_statistic(values: list[float], rank: int) -> float:
     return sorted(values, reverse=True)[rank]
 
 
+def exact_bias(membrane: list[float], threshold: float, fraction: float) -> float:
+    """The bias half-way between firing exactly the wanted number of neurons and one less; for numbers in between."""
+    ordered = sorted(membrane, reverse=True)
+    firing = round(fraction * len(ordered))
+    return threshold - (ordered[firing - 1] + ordered[firing]) / 2
+
+
 def mse_threshold(activation: Tensor, num_steps: int, v0: float) -> float:
     """Li et al. (ICML 2021): the best of 100 fractions of the maximum, by trying all of them."""
     candidates = [float(activation.max()) * k / 100 for k in range(1, 101)]

@@ -5,6 +5,7 @@ order, so each solves for its bias on inputs that are corrected already (Wu et a
 forward for every layer).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ftbc_pl.calibration.report import CalibrationReport, SiteReport
 from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.conversion.network import Simulation, SpikingNetwork
-from ftbc_pl.distributed import is_main_process, sum_over_processes
+from ftbc_pl.distributed import in_any_process, is_main_process, maximum_over_processes, sum_over_processes
 from ftbc_pl.functional.balanced import balanced_bias, mean_weight_for
 from ftbc_pl.functional.solvers import Granularity, Solver, Target, exact_bias, heuristic_bias
 from ftbc_pl.layers import SpikingNeuron
@@ -48,13 +49,16 @@ class CalibrationOptions:
             raise ValueError(f"granularity must be 'channel' or 'layer', got {self.granularity!r}.")
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}.")
-        if self.mean_weight is not None and not self.mean_weight >= 0:
-            raise ValueError(f"mean_weight must be 0 or more, got {self.mean_weight}.")
+        if self.mean_weight is not None and not 0 <= self.mean_weight < math.inf:
+            raise ValueError(
+                f"mean_weight must be finite and 0 or more, got {self.mean_weight}; solver 'exact' is the limit."
+            )
         for name in ("passes", "num_batches", "horizon"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.horizon is not None and self.solver != "balanced":
-            raise ValueError(f"horizon chooses the mean_weight of solver 'balanced'; {self.solver!r} has none.")
+        for name in ("horizon", "mean_weight"):
+            if getattr(self, name) is not None and self.solver != "balanced":
+                raise ValueError(f"{name} is an option of solver 'balanced'; {self.solver!r} has none.")
         if self.horizon is not None and self.mean_weight is not None:
             raise ValueError("horizon chooses mean_weight: give one of the two.")
         if self.solver != "heuristic" and self.passes > 1:
@@ -97,7 +101,7 @@ class _CalibrationStep(Simulation):
         self.states = states
 
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        if not bool(x.sum().isfinite()):
+        if in_any_process(not bool(x.sum().isfinite()), x.device):
             raise ValueError(
                 f"Site {call.name} ({call.source}) has NaN or infinite input during calibration: check the weights "
                 "and the images, or train with a smaller learning rate."
@@ -173,12 +177,18 @@ def calibrate_(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: An option is out of range, the loader holds fewer batches, or a site has NaN or infinite input (it
-            is named).
+        ValueError: An option is out of range, the network is in 16 bits, the loader holds fewer batches, or a site has
+            NaN or infinite input (it is named).
     """
     options = CalibrationOptions(solver, granularity, alpha, mean_weight, horizon, passes, num_batches)
     if horizon is not None and horizon > snn.num_steps:
         raise ValueError(f"horizon must be one of the {snn.num_steps} timesteps, got {horizon}.")
+    for call, site in snn.neurons():
+        if site.threshold.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"Calibration needs a network of float32 or float64, site {call.name} is {site.threshold.dtype}: call "
+                "snn.float() first."
+            )
     began = time.perf_counter()
     states = {call.name: _SiteState(site) for call, site in snn.neurons()}
     before = {call.name: site.temporal_bias.clone() for call, site in snn.neurons()}
@@ -188,13 +198,15 @@ def calibrate_(
         for _, site in snn.neurons():
             site.temporal_bias.zero_()
         total = options.passes * options.num_batches
-        with tqdm(total=total, desc="Calibrating", disable=not progress or not is_main_process()) as bar:
+        bar = tqdm(total=total, desc="Calibrating", disable=not progress or not is_main_process())
+        with bar, torch.autocast(snn.device.type, enabled=False):
             for number in range(options.passes):
-                for batch in _first_batches(loader, options.num_batches):
+                for batch in _first_batches(loader, options.num_batches, snn.device):
                     rows = to_images(batch).to(snn.device)
                     images += len(rows) * (number == 0)
-                    _calibrate_batch(snn, rows, options, states)
-                    forwards.end_batch(len(snn.chunks(len(rows))))
+                    chunks = _chunks(snn, len(rows))
+                    _calibrate_batch(snn, rows, chunks, options, states)
+                    forwards.end_batch(len(chunks))
                     bar.update()
         if options.solver != "heuristic":
             for call, site in snn.neurons():
@@ -212,29 +224,38 @@ def calibrate_(
     return CalibrationReport(solver, granularity, int(counted.item()), forwards.passes, seconds, sites)
 
 
+def _chunks(snn: SpikingNetwork, batch_size: int) -> list[int]:
+    """Timesteps to run at once; the same in all processes, which exchange sums at every site and step."""
+    largest = maximum_over_processes(torch.tensor([batch_size], device=snn.device))
+    return snn.chunks(int(largest.item()))
+
+
 def _calibrate_batch(
-    snn: SpikingNetwork, images: Tensor, options: CalibrationOptions, states: dict[str, _SiteState]
+    snn: SpikingNetwork,
+    images: Tensor,
+    chunks: list[int],
+    options: CalibrationOptions,
+    states: dict[str, _SiteState],
 ) -> None:
     snn.reset()
     ann_rows = True
-    for steps in snn.chunks(len(images)):
+    for steps in chunks:
         snn.visit(images, _CalibrationStep(steps, ann_rows, options, options.weight(snn.num_steps), states))
         ann_rows = False
     for call, site in snn.neurons():
         states[call.name].bias_sum += site.temporal_bias
 
 
-def _first_batches(loader: Iterable[Any], num_batches: int) -> Iterable[Any]:
-    found = 0
-    for batch in loader:
+def _first_batches(loader: Iterable[Any], num_batches: int, device: torch.device) -> Iterable[Any]:
+    batches = iter(loader)
+    for found in range(num_batches):
+        batch = next(batches, None)
+        if in_any_process(batch is None, device):
+            raise ValueError(
+                f"Calibration needs num_batches = {num_batches} batches, the loader holds {found}: lower num_batches "
+                "or the batch size."
+            )
         yield batch
-        found += 1
-        if found == num_batches:
-            return
-    raise ValueError(
-        f"Calibration needs num_batches = {num_batches} batches, the loader holds {found}: lower num_batches or the "
-        "batch size."
-    )
 
 
 class _ForwardCounter:

@@ -14,7 +14,7 @@ class SiteReport:
         firing_rate: Spikes a neuron and step after correction, on the calibration images.
         temporal_bias_rms: Root mean square of b[t]/θ over the channels, one number a step.
         dead_channels: Channels that never fire in the ANN.
-        saturated_channels: Channels that are at or above θ throughout in the ANN.
+        saturated_channels: Channels whose mean in the ANN is at or above θ, in every batch.
     """
 
     name: str

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.network import Redirection, SpikingNetwork
-from ftbc_pl.distributed import maximum_over_processes, sum_over_processes
+from ftbc_pl.distributed import in_any_process, maximum_over_processes, sum_over_processes
 from ftbc_pl.functional.thresholds import histogram, mse_threshold, percentile_threshold
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 
@@ -81,9 +81,9 @@ def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: T
 
     _run(snn, batches, Observation(see_maximum, set(sites)))
     for name, maximum in maxima.items():
-        maximum_over_processes(maximum)
-        if not maximum.isfinite().all():
+        if in_any_process(not bool(maximum.isfinite().all()), maximum.device):
             raise ValueError(f"Site {name} has NaN or infinite activations: the weights or the images are broken.")
+        maximum_over_processes(maximum)
     thresholds = maxima
     if threshold != "max":
         counts: dict[str, Any] = {}

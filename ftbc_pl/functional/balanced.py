@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ftbc_pl.distributed import sum_over_processes
 from ftbc_pl.functional.neuron import batch_slices, per_channel
+from ftbc_pl.functional.solvers import Granularity
 
 _BINS = 256  # candidates for the bias, in each θ
 _ZERO = _BINS  # index of the candidate 0: they go from −θ …
@@ -19,7 +20,7 @@ _INTEGER = 2.0**16  # errors are summed as multiples of θ over this, so that th
 
 
 def mean_weight_for(horizon: int) -> float:
-    """λ for the step that accuracy is wanted at: 40/t², at least 1, from held-out images of trained networks (README).
+    """λ for the step that accuracy is wanted at: 40/t², at least 1, from held-out images of trained networks.
 
     The later that step, the more time there is to make up for a mean that is off at first.
 
@@ -35,7 +36,7 @@ def balanced_bias(
     threshold: Tensor,
     channel_dim: int,
     mean_weight: float,
-    granularity: str = "channel",
+    granularity: Granularity = "channel",
 ) -> Tensor:
     """Choose b[t] to minimise Σ (e − θ·s)² + λ·n·(mean of e − θ·s)², a sum over the n neurons of a channel.
 
@@ -55,7 +56,7 @@ def balanced_bias(
     Returns:
         b[t], (C,).
     """
-    unit = threshold if granularity == "channel" else threshold.max().expand_as(threshold)
+    unit = threshold.max().expand_as(threshold) if granularity == "layer" else threshold
     counts, lacking = sum_over_processes(_sums(membrane, error, threshold, unit, channel_dim))
     lacking /= _INTEGER
     number, total = counts.sum(1, keepdim=True), lacking.sum(1, keepdim=True)
@@ -91,5 +92,9 @@ def _sums(membrane: Tensor, error: Tensor, threshold: Tensor, unit: Tensor, chan
         bins = first.add_(offset).flatten()
         sums[0] += torch.bincount(bins, minlength=sums.shape[1])
         # Whole numbers in float64: sums below 2^53 are exact, in any order.
-        sums[1] += torch.bincount(bins, (e * factor).round_().flatten().to(torch.float64), sums.shape[1])
+        lacking = (e * factor).round_().flatten().to(torch.float64)
+        if bins.device.type == "cpu":
+            sums[1] += torch.bincount(bins, lacking, sums.shape[1])
+        else:  # there, bincount with weights is refused by torch.use_deterministic_algorithms
+            sums[1].index_add_(0, bins, lacking)
     return sums.view(2, channels, -1)

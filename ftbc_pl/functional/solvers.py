@@ -101,7 +101,7 @@ def exact_bias(
         target: Expectations of the ANN at this site.
         threshold: θ, (C,).
         channel_dim: Dimension of C in ``membrane``.
-        granularity: One cut a channel, or one for the whole layer.
+        granularity: One cut a channel, or one for the whole layer, where the fraction is the mean of all channels'.
 
     Returns:
         b[t], (C,).
