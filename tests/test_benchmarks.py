@@ -129,6 +129,8 @@ def test_the_trained_networks_are_what_they_say():
 
 
 def test_the_tables_of_the_readme_are_what_was_measured(monkeypatch, capsys):
+    import trained
+
     root = BENCHMARKS.parent
     readme = (root / "README.md").read_text() + (root / "docs" / "results.md").read_text()
     commands = re.findall(r"^python benchmarks/(accuracy.py .*)$", readme, flags=re.M)
@@ -141,19 +143,47 @@ def test_the_tables_of_the_readme_are_what_was_measured(monkeypatch, capsys):
             del arguments[place : place + 2]
         # There are no images in this folder: everything must have been measured, with the weights that are here.
         run(monkeypatch, script.removesuffix(".py"), *arguments, "--data", "nowhere")
-        for line in capsys.readouterr().out.splitlines():
-            assert line in readme, command
+        # A line that names the network, and its table.
+        blocks = re.split(r"\n(?=cifar10_)", capsys.readouterr().out.strip())
+        assert len(blocks) >= len(trained.names())
+        for block in blocks:
+            assert block.strip() in readme, command
+
+
+@pytest.mark.skipif("FTBC_AUTHORS" not in os.environ, reason="FTBC_AUTHORS names no checkout of the authors' code")
+def test_the_authors_networks_compute_what_ours_do_before_calibration():
+    import trained
+    from authors import Authors
+
+    ann, batch = trained.load("cifar10_r20_qcfs4"), images(8, 32)
+    their_ann, their_snn = Authors(os.environ["FTBC_AUTHORS"]).networks(ann, 4, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(their_ann(batch), ann(batch), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(their_snn(batch), convert(ann, 3)(batch), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif("FTBC_CIFAR10" not in os.environ, reason="FTBC_CIFAR10 names no folder of CIFAR-10 images")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (BENCHMARKS / "weights").glob("*.json")))
 def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, tmp_path):
-    options = ["--networks", name, "--rules", "exact", "--num_steps", "4", "--draws", "1", "--images", "500"]
+    options = [
+        "--networks",
+        name,
+        "--rules",
+        "paper",
+        "exact",
+        "balanced",
+        "--num_steps",
+        "4",
+        "--draws",
+        "1",
+        "--images",
+        "500",
+    ]
     anew = ["--data", os.environ["FTBC_CIFAR10"], "--results", str(tmp_path / "results.jsonl")]
     rows = []
     for source in (anew, ["--data", "nowhere"]):
         run(monkeypatch, "accuracy", "table", *options, *source)
         rows.append([[float(cell) for cell in row[1:4]] for row in table_of(capsys.readouterr().out)[2:]])
     measured, kept = rows
-    assert len(measured) == 2
+    assert len(measured) == 4
     assert measured == [pytest.approx(row, abs=0.1) for row in kept]

@@ -217,6 +217,14 @@ def test_optimizers_and_schedules_come_from_the_command_line(scheduler):
     assert "betas" in state["optimizer_states"][0]["param_groups"][0]
 
 
+def test_a_network_trained_in_16_bits_is_calibrated_in_32():
+    main(["fit", *QUICK, "--trainer.precision=bf16-true"])
+    snn = load_snn(run_folder() / "snn")
+    assert {value.dtype for value in snn.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    assert all(site.temporal_bias.abs().max() > 0 for _, site in snn.neurons())
+    assert len(results(run_folder())["accuracy"]["calibrated"]) == 4
+
+
 def python(*arguments, **environment):
     """Run a command line in a process of its own and return its completed process."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"} | environment
