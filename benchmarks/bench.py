@@ -77,6 +77,7 @@ class Bench:
     def measured(self, title: str, draw: int, measure: Callable[[], Measurement]) -> Measurement:
         """A measurement of this network, from the file if it is there."""
         of = {"network": self.name, "weights": self.weights, "on": self.role, "images": self.count}
+        of["held_out"] = self.data.validation
         of |= {"corruption": self.corruption} if self.corruption else {}
         return self.results.get(of | {"num_steps": self.num_steps, "rule": title, "draw": draw}, measure)
 

@@ -19,7 +19,7 @@ class Rule:
     """A rule and the calibration images it takes.
 
     Attributes:
-        title: How the tables name it.
+        title: How the tables name it; kept measurements are found by it, so it says all that matters.
         batch_size: Images in a batch.
         num_batches: Number of batches.
         run: Calibrates a network with the batches and returns the number of forwards.

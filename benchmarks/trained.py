@@ -64,7 +64,9 @@ class Cifar10:
     def batches(self, role: str, count: int, batch_size: int = 100) -> "DataLoader[Any]":
         """Batches of ``count`` images of a role (val, test), spread evenly over it."""
         images = self.data.images(role)  # type: ignore[arg-type]
-        chosen = Subset(images, range(0, len(images), len(images) // count)[:count])
+        if count > len(images):
+            raise ValueError(f"expected at most the {len(images)} {role} images there are, got --images {count}")
+        chosen = Subset(images, [index * len(images) // count for index in range(count)])
         return DataLoader(chosen, batch_size=batch_size, collate_fn=lambda batch: batch)
 
     def calibration(self, batch_size: int, num_batches: int, draw: int) -> list[Tensor]:
