@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def medians(things: dict[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+def medians(things: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
     """Median seconds of each of the things, run in turn after a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for run in range(runs + 1):
@@ -91,8 +91,13 @@ class _OneLayer(Simulation):
 
 
 @torch.no_grad()
-def layer_by_layer(snn: SpikingNetwork, images: Tensor) -> None:
-    """The authors' procedure on our neurons: a full forward of the ANN and one of the spiking network a site."""
+def layer_by_layer(snn: SpikingNetwork, images: Tensor) -> int:
+    """The authors' procedure on our neurons: a full forward of the ANN and one of the spiking network a site.
+
+    Returns:
+        The number of forwards.
+    """
+    forwards = 0
     modules = dict(snn.network.named_modules())
     kept: dict[str, Tensor] = {}
     for call, _ in snn.neurons():
@@ -101,7 +106,9 @@ def layer_by_layer(snn: SpikingNetwork, images: Tensor) -> None:
         handle.remove()
         snn.reset()
         snn.visit(images, _OneLayer(snn.num_steps, call.name, kept))
+        forwards += 2
     snn.reset()
+    return forwards
 
 
 def calibration(args: argparse.Namespace) -> None:
@@ -115,15 +122,17 @@ def calibration(args: argparse.Namespace) -> None:
         images = torch.randn(args.batch_size, 3, size, size)
         snn = convert(ann, NUM_STEPS, example=images[:2])
         sites = len(list(snn.neurons()))
-        things: dict[str, Callable[[], Any]] = {"layer by layer": lambda s=snn, x=images: layer_by_layer(s, x)}
+        # Each returns the number of its forwards.
+        things: dict[str, Callable[[], int]] = {"layer by layer": lambda s=snn, x=images: layer_by_layer(s, x)}
         for solver in ("heuristic", "exact", "balanced"):
-            things[solver] = lambda s=snn, x=images, r=solver: calibrate_(s, [x], solver=r, progress=False)
-        forwards = dict.fromkeys(things, 1) | {"layer by layer": 2 * sites}
+            things[solver] = lambda s=snn, x=images, r=solver: (
+                calibrate_(s, [x], solver=r, progress=False).forward_passes
+            )
         if args.authors_repo and name == "cifar_resnet20":
             authors = Authors(args.authors_repo)
             pair = authors.networks(ann, 4, NUM_STEPS)
-            things["authors' code"] = lambda a=authors, p=pair, x=images: a.calibrate(*p, NUM_STEPS, [x], alpha=0.4)
-            forwards["authors' code"] = 2 * sites
+            things["authors' code"] = lambda a=authors, p=pair, x=images: a.calibrate(*p, NUM_STEPS, [x], alpha=0.4)[0]
+        forwards = {title: thing() for title, thing in things.items()}
         seconds = medians(things, args.runs)
         for title, value in seconds.items():
             ratios = [

@@ -111,6 +111,14 @@ def test_layer_by_layer_finds_the_biases_of_one_forward():
         torch.testing.assert_close(site.temporal_bias, bias, rtol=0, atol=1e-6)
 
 
+def test_cost_of_calibration(monkeypatch, capsys):
+    run(monkeypatch, "cost", "calibration", "--batch_size", "1", "--runs", "1")
+    rows = table_of(capsys.readouterr().out)[2:]
+    assert [row[1] for row in rows] == ["layer by layer", "heuristic", "exact", "balanced"] * 2
+    assert [int(row[2]) for row in rows] == [38, 1, 1, 1, 66, 1, 1, 1]
+    assert all(float(row[4].removesuffix(" ×")) > 1 for row in rows if row[1] != "layer by layer")
+
+
 def test_cost_of_inference(monkeypatch, capsys):
     run(monkeypatch, "cost", "inference", "--batch_size", "2", "--runs", "1")
     rows = table_of(capsys.readouterr().out)
