@@ -56,8 +56,8 @@ class FTBC(Callback):
             enabled: Switch off to train the ANN only.
             num_steps: Timesteps T to convert and calibrate for; accuracy is reported at every t up to T.
             solver: exact makes every channel fire as often as the ANN demands: good at every step. balanced keeps the
-                output of single neurons close to the ANN's as well: better at its horizon, at the cost of the steps
-                before it. heuristic is the paper's rule.
+                output of single neurons close to the ANN's as well: better at its horizon on networks that were not
+                trained for few steps, at the cost of the steps before it. heuristic is the paper's rule.
             granularity: One bias a channel, or one for the whole layer.
             alpha: Step size of heuristic, in (0, 1].
             mean_weight: How much more an error of a channel's mean counts in balanced than one of a neuron, 0 or more;
