@@ -45,10 +45,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def medians(things: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
-    """Median seconds of each of the things, run in turn after a warm-up."""
+def medians(things: Mapping[str, Callable[[], Any]], runs: int, warm: bool = False) -> dict[str, float]:
+    """Median seconds of each of the things, run in turn, after a warm-up unless they are warm."""
     seconds: dict[str, list[float]] = {name: [] for name in things}
-    for run in range(runs + 1):
+    for run in range(warm, runs + 1):
         for name, thing in things.items():
             began = time.perf_counter()
             thing()
@@ -133,7 +133,7 @@ def calibration(args: argparse.Namespace) -> None:
             pair = authors.networks(ann, 4, NUM_STEPS)
             things["authors' code"] = lambda a=authors, p=pair, x=images: a.calibrate(*p, NUM_STEPS, [x], alpha=0.4)[0]
         forwards = {title: thing() for title, thing in things.items()}
-        seconds = medians(things, args.runs)
+        seconds = medians(things, args.runs, warm=True)
         for title, value in seconds.items():
             ratios = [
                 f"{seconds[other] / value:.1f} ×" if other in seconds else "not run"

@@ -173,20 +173,7 @@ def test_the_authors_networks_compute_what_ours_do_before_calibration():
 @pytest.mark.skipif("FTBC_CIFAR10" not in os.environ, reason="FTBC_CIFAR10 names no folder of CIFAR-10 images")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (BENCHMARKS / "weights").glob("*.json")))
 def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, tmp_path):
-    options = [
-        "--networks",
-        name,
-        "--rules",
-        "paper",
-        "exact",
-        "balanced",
-        "--num_steps",
-        "4",
-        "--draws",
-        "1",
-        "--images",
-        "500",
-    ]
+    options = f"--networks {name} --rules paper exact balanced --num_steps 4 --draws 1 --images 500".split()
     anew = ["--data", os.environ["FTBC_CIFAR10"], "--results", str(tmp_path / "results.jsonl")]
     rows = []
     for source in (anew, ["--data", "nowhere"]):

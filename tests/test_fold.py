@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from ftbc_pl import calibrate_, convert
 from ftbc_pl.conversion.fold import fold_batch_norm_
 from tests.networks import create, images, randomise_
+from tests.own_networks import Apply
 
 # name: normalisation layers, those behind a layer (the others follow an add or a concatenation)
 NETWORKS = {
@@ -59,15 +60,6 @@ def test_convert_folds_its_copy_only():
     assert calibrate_(snn, [batch], progress=False).forward_passes == 1
 
 
-class Layers(nn.Module):
-    def __init__(self, function, **layers):
-        super().__init__()
-        self.function, self.layers = function, nn.ModuleDict(layers)
-
-    def forward(self, x):
-        return self.function(x, **self.layers)
-
-
 def conv(**options):
     return nn.Conv2d(3, 3, 1, **options)
 
@@ -83,50 +75,50 @@ def hooked(layer):
 
 
 CASES = {
-    "convolution": (Layers(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3)), 1),
-    "without bias": (Layers(lambda x, a, n: n(a(x)), a=conv(bias=False), n=nn.BatchNorm2d(3)), 1),
-    "without scale": (Layers(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3, affine=False)), 1),
-    "grouped": (Layers(lambda x, a, n: n(a(x)), a=conv(groups=3), n=nn.BatchNorm2d(3)), 1),
-    "transposed": (Layers(lambda x, a, n: n(a(x)), a=nn.ConvTranspose2d(3, 5, 2), n=nn.BatchNorm2d(5)), 1),
+    "convolution": (Apply(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3)), 1),
+    "without bias": (Apply(lambda x, a, n: n(a(x)), a=conv(bias=False), n=nn.BatchNorm2d(3)), 1),
+    "without scale": (Apply(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3, affine=False)), 1),
+    "grouped": (Apply(lambda x, a, n: n(a(x)), a=conv(groups=3), n=nn.BatchNorm2d(3)), 1),
+    "transposed": (Apply(lambda x, a, n: n(a(x)), a=nn.ConvTranspose2d(3, 5, 2), n=nn.BatchNorm2d(5)), 1),
     "linear": (
-        Layers(lambda x, a, n: n(a(x.mean((2, 3)))), a=nn.Linear(3, 5), n=nn.BatchNorm1d(5)),
+        Apply(lambda x, a, n: n(a(x.mean((2, 3)))), a=nn.Linear(3, 5), n=nn.BatchNorm1d(5)),
         1,
     ),
     "linear, no scale": (
-        Layers(lambda x, a, n: n(a(x.mean((2, 3)))), a=nn.Linear(3, 5), n=nn.BatchNorm1d(5, affine=False)),
+        Apply(lambda x, a, n: n(a(x.mean((2, 3)))), a=nn.Linear(3, 5), n=nn.BatchNorm1d(5, affine=False)),
         1,
     ),
     "functional convolution with a module's weights": (
-        Layers(lambda x, a, n: n(F.conv2d(x, a.weight, a.bias)), a=conv(), n=nn.BatchNorm2d(3)),
+        Apply(lambda x, a, n: n(F.conv2d(x, a.weight, a.bias)), a=conv(), n=nn.BatchNorm2d(3)),
         1,
     ),
     "output read twice": (
-        Layers(lambda x, a, n: n(y := a(x)) + y, a=conv(), n=nn.BatchNorm2d(3)),
+        Apply(lambda x, a, n: n(y := a(x)) + y, a=conv(), n=nn.BatchNorm2d(3)),
         0,
     ),
-    "output handed out": (Layers(lambda x, a, n: [y := a(x), n(y)], a=conv(), n=nn.BatchNorm2d(3)), 0),
-    "layer called twice": (Layers(lambda x, a, n: n(a(a(x))), a=conv(), n=nn.BatchNorm2d(3)), 0),
+    "output handed out": (Apply(lambda x, a, n: [y := a(x), n(y)], a=conv(), n=nn.BatchNorm2d(3)), 0),
+    "layer called twice": (Apply(lambda x, a, n: n(a(a(x))), a=conv(), n=nn.BatchNorm2d(3)), 0),
     "norm called twice": (
-        Layers(lambda x, a, b, n: n(b(n(a(x)))), a=conv(), b=conv(), n=nn.BatchNorm2d(3)),
+        Apply(lambda x, a, b, n: n(b(n(a(x)))), a=conv(), b=conv(), n=nn.BatchNorm2d(3)),
         0,
     ),
-    "weights computed": (Layers(lambda x, a, n: n(a(x)), a=Standardised(3, 3, 1), n=nn.BatchNorm2d(3)), 0),
+    "weights computed": (Apply(lambda x, a, n: n(a(x)), a=Standardised(3, 3, 1), n=nn.BatchNorm2d(3)), 0),
     "weights tied": (
-        Layers(lambda x, a, n: n(a(x)) * a.weight.mean(), a=conv(), n=nn.BatchNorm2d(3)),
+        Apply(lambda x, a, n: n(a(x)) * a.weight.mean(), a=conv(), n=nn.BatchNorm2d(3)),
         0,
     ),
-    "hook": (Layers(lambda x, a, n: n(a(x)), a=hooked(conv()), n=nn.BatchNorm2d(3)), 0),
-    "something between": (Layers(lambda x, a, n: n(F.relu(a(x))), a=conv(), n=nn.BatchNorm2d(3)), 0),
+    "hook": (Apply(lambda x, a, n: n(a(x)), a=hooked(conv()), n=nn.BatchNorm2d(3)), 0),
+    "something between": (Apply(lambda x, a, n: n(F.relu(a(x))), a=conv(), n=nn.BatchNorm2d(3)), 0),
     "grouped transposed": (
-        Layers(lambda x, a, n: n(a(x)), a=nn.ConvTranspose2d(3, 6, 2, groups=3), n=nn.BatchNorm2d(6)),
+        Apply(lambda x, a, n: n(a(x)), a=nn.ConvTranspose2d(3, 6, 2, groups=3), n=nn.BatchNorm2d(6)),
         0,
     ),
     "channels that are no features": (
-        Layers(lambda x, a, n: n(a(x.flatten(2))), a=nn.Linear(64, 3), n=nn.BatchNorm1d(3)),
+        Apply(lambda x, a, n: n(a(x.flatten(2))), a=nn.Linear(64, 3), n=nn.BatchNorm1d(3)),
         0,
     ),
     "statistics of the batch": (
-        Layers(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3, track_running_stats=False)),
+        Apply(lambda x, a, n: n(a(x)), a=conv(), n=nn.BatchNorm2d(3, track_running_stats=False)),
         0,
     ),
 }

@@ -206,14 +206,15 @@ def test_balanced_of_parts_adds_up_to_the_bit_in_any_order():
 
 
 @pytest.mark.parametrize("theta", [1.0, 0.3])
-@pytest.mark.parametrize("value", [0.0, 0.5, 0.999, 5.0, 1e30])
-@pytest.mark.parametrize("wanted", [0, 1])
+@pytest.mark.parametrize("value", [0.0, -3.0, 0.5, 0.999, 5.0, 1e30])
+@pytest.mark.parametrize("wanted", [0, 1, 9])
 def test_balanced_of_a_constant_channel_fires_all_or_none(theta, value, wanted):
     membrane, threshold = torch.full((4, 2), value * theta), torch.full((2,), theta)
     bias = balanced_bias(membrane, torch.full((4, 2), wanted * theta), threshold, 1, 10.0)
     assert bias.isfinite().all()
-    # No candidate keeps a neuron silent that is more than θ above its threshold.
-    expected = wanted or value > 2
+    assert (bias.abs() <= 2 * theta).all()
+    # No candidate keeps a neuron silent that is more than θ above its threshold, or fires one more than 2θ below.
+    expected = value >= -1 and (wanted > 0 or value > 2)
     assert (membrane + bias >= threshold).tolist() == [[expected] * 2] * 4
 
 
