@@ -13,6 +13,7 @@ from torch import nn
 from ftbc_pl.calibration import CalibrationOptions, CalibrationReport, calibrate_
 from ftbc_pl.conversion import SpikingNetwork, convert
 from ftbc_pl.conversion.measure import check_threshold
+from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
 from ftbc_pl.task import network_of
 
@@ -46,6 +47,7 @@ class FTBC(Callback):
         smooth: Literal["error", "rate"] = "error",
         fold_bn: bool = False,
         time_chunk: int | None = None,
+        compile: bool = False,
         output_dir: str | None = None,
         overwrite: bool = False,
         network: str = "network",
@@ -72,6 +74,7 @@ class FTBC(Callback):
             fold_bn: Whether batch normalisation is folded into the layers before it: faster, same outputs to rounding.
             time_chunk: Timesteps simulated at once; less needs less memory, the result is the same. Left out: all on a
                 GPU, few on a CPU, where that is faster.
+            compile: Whether torch.compile makes a kernel of the neurons for the evaluation; the result is the same.
             output_dir: Folder for the results; left out: a new one below runs/.
             overwrite: Whether output_dir may hold the results of an earlier run.
             network: Attribute of the LightningModule that holds the network.
@@ -96,6 +99,7 @@ class FTBC(Callback):
             "threshold": check_threshold(threshold), "v0": v0, "smooth": smooth, "fold_bn": fold_bn
         }  # fmt: skip
         self.time_chunk = time_chunk
+        self.compile = compile
         self.output_dir = output_dir
         self.overwrite = overwrite
         self.network = network
@@ -108,6 +112,8 @@ class FTBC(Callback):
         if self.enabled and stage == "fit":
             self.claim_folder(trainer)
             self._calibration_loader(trainer)
+            if self.compile:
+                check_compiler(trainer.strategy.root_device)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Convert, calibrate and save; the last hook of fit, so weight averaging and checkpoints are done."""
@@ -131,6 +137,8 @@ class FTBC(Callback):
         rank_zero_info(str(self.report))
         if trainer.is_global_zero:
             save_snn(snn, folder / "snn", report=self.report)
+        if self.compile:
+            snn.compile()
         self.snn = snn
         return snn
 

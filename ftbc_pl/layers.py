@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ftbc_pl.functional.fused import fused_integrate_and_fire_
 from ftbc_pl.functional.neuron import fire_, integrate_and_fire_, per_channel
 from ftbc_pl.functional.qcfs import qcfs
 from ftbc_pl.functional.relu import clipped_relu
@@ -71,6 +72,10 @@ class SpikingNeuron(nn.Module):
     """Integrate-and-fire neurons of one site, with a temporal bias a step and channel.
 
     The membrane is kept between calls, so that T timesteps may be run in several chunks.
+
+    Attributes:
+        use_bias: Whether the temporal bias is added.
+        fused: Whether :meth:`forward` runs compiled code; the result is the same.
     """
 
     threshold: Tensor
@@ -89,6 +94,7 @@ class SpikingNeuron(nn.Module):
         self.v0 = v0
         self.channel_dim = channel_dim
         self.use_bias = True
+        self.fused = False
         self.register_buffer("threshold", threshold)
         self.register_buffer("temporal_bias", threshold.new_zeros(num_steps, threshold.numel()))
         self.reset()
@@ -120,11 +126,13 @@ class SpikingNeuron(nn.Module):
             ``out``.
         """
         membrane = self.membrane_like(current[0])
-        bias = None
-        if self.use_bias:
-            steps = self.temporal_bias[self.step : self.step + len(current)].to(current.dtype)
-            bias = per_channel(steps, membrane.ndim, self.channel_dim)
+        steps = self.temporal_bias[self.step : self.step + len(current)].to(current.dtype)
         self.step += len(current)
+        if self.fused:
+            steps = steps if self.use_bias else torch.zeros_like(steps)
+            theta = self.threshold.to(current.dtype)
+            return fused_integrate_and_fire_(current, membrane, theta, steps, out, self.channel_dim)
+        bias = per_channel(steps, membrane.ndim, self.channel_dim) if self.use_bias else None
         return integrate_and_fire_(current, membrane, self.theta(membrane.ndim, current.dtype), bias, out)
 
     def add_bias_(self, step: int) -> None:

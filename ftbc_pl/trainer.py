@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
 from ftbc_pl.callbacks_package import FTBC, PredictionWriter
+from ftbc_pl.conversion import SpikingNetwork
 from ftbc_pl.evaluation import SpikingClassifier
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.io import load_calibration, load_snn
@@ -135,7 +136,7 @@ class FTBCTrainer(Trainer):
         """
         self.callbacks.append(PredictionWriter(output))
         if snn_path is not None:
-            model, ckpt_path = SpikingClassifier(load_snn(snn_path)), None
+            model, ckpt_path = SpikingClassifier(self._saved(snn_path)), None
         return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path)
 
     def evaluate_spiking(
@@ -157,11 +158,17 @@ class FTBCTrainer(Trainer):
         rank_zero_info(f"\n{accuracy_table(results)}\nSaved to {folder}: {', '.join(sorted(os.listdir(folder)))}\n")
 
     def _evaluate_saved(self, path: str, datamodule: LightningDataModule | None, split: str) -> None:
-        snn = load_snn(path)
+        snn = self._saved(path)
         snn_report = load_calibration(path)
         with self.bare_callbacks():
             module = SpikingClassifier(snn, calibrated=snn_report is not None)
             self.evaluate_spiking(module, datamodule, split, report=lambda: snn_report)
+
+    def _saved(self, path: str) -> SpikingNetwork:
+        snn = load_snn(path)
+        if self.ftbc.compile:
+            snn.compile()
+        return snn
 
     @contextmanager
     def bare_callbacks(self) -> Iterator[None]:

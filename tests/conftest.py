@@ -6,7 +6,29 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+from ftbc_pl.cli import main
+from tests.pipeline import QUICK
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory):
+    """A folder with a short fit: its results in `out`, its checkpoint beside."""
+    folder = tmp_path_factory.mktemp("fitted")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        main(["fit", *QUICK, "--ftbc.output_dir=out"])
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Run in an empty folder."""
+    monkeypatch.chdir(tmp_path)

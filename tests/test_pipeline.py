@@ -1,10 +1,7 @@
-"""The whole thing, as a user runs it: every config, every subcommand, two processes, W&B, sweeps."""
+"""The subcommands as a user runs them, and every config."""
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,52 +18,9 @@ from ftbc_pl.data import DigitsData
 from ftbc_pl.models import create_network
 from ftbc_pl.reports import read_results_json
 from ftbc_pl.task import ImageClassifier
-from tests.sweep_command import first_point, first_point_command
-from tests.wandb_reader import read_offline_run
+from tests.pipeline import CONFIGS, QUICK, QUIET, checkpoint, needs_compiler, results, run_folder
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs"
-QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.log_every_n_steps=1"]
-QUICK = [
-    f"--config={CONFIGS / 'quickstart.yaml'}",
-    *QUIET,
-    "--trainer.limit_train_batches=4",
-    "--trainer.max_epochs=1",
-    "--data.eval_batch_size=72",
-    "--ftbc.num_steps=4",
-    "--ftbc.batch_size=40",
-]
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def run_folder():
-    (folder,) = Path("runs").glob("2*")
-    return folder
-
-
-def results(folder):
-    return json.loads((Path(folder) / "results.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """A folder with a short fit: its results in `out`, its checkpoint beside."""
-    folder = tmp_path_factory.mktemp("fitted")
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        main(["fit", *QUICK, "--ftbc.output_dir=out"])
-    finally:
-        os.chdir(before)
-    return folder
-
-
-def checkpoint(folder):
-    return next(folder.rglob("epoch*.ckpt"))
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 class TestSubcommands:
@@ -140,6 +94,18 @@ class TestSubcommands:
         found = results(run_folder())
         assert found["conversion"]["folded_layers"] == 21
         assert sum(site["folded"] for site in found["sites"]) == found["conversion"]["folded"]
+
+    @needs_compiler
+    def test_compiled_neurons_give_the_same_accuracy(self, fitted):
+        main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.compile=true"])
+        assert results(run_folder())["accuracy"] == results(fitted / "out")["accuracy"]
+        main(["validate", *QUICK, f"--snn_path={fitted / 'out'}", "--ftbc.compile=true", "--ftbc.output_dir=saved"])
+        assert results("saved")["accuracy"] == results(fitted / "out")["accuracy"]
+
+    @needs_compiler
+    def test_fit_compiles_the_network(self):
+        main(["fit", *QUICK, "--model.compile=true", "--ftbc.compile=true", "--ftbc.output_dir=out"])
+        assert load_snn("out").num_steps == len(results("out")["accuracy"]["calibrated"]) == 4
 
     def test_ftbc_can_be_switched_off(self):
         main(["fit", *QUICK, "--ftbc.enabled=false"])
@@ -223,147 +189,6 @@ def test_a_network_trained_in_16_bits_is_calibrated_in_32():
     assert {value.dtype for value in snn.state_dict().values() if value.is_floating_point()} == {torch.float32}
     assert all(site.temporal_bias.abs().max() > 0 for _, site in snn.neurons())
     assert len(results(run_folder())["accuracy"]["calibrated"]) == 4
-
-
-def python(*arguments, **environment):
-    """Run a command line in a process of its own and return its completed process."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"} | environment
-    return subprocess.run(
-        [sys.executable, "-m", "ftbc_pl", *arguments], env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-
-
-@pytest.mark.slow
-def test_two_processes_calibrate_like_one(fitted):
-    done = python("calibrate", *QUICK, *TWO, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.output_dir=two")
-    assert done.returncode == 0, done.stderr
-    one = safetensors.torch.load_file(fitted / "out" / "snn.safetensors")
-    two = safetensors.torch.load_file("two/snn.safetensors")
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5)
-    assert results("two")["images"] == 144
-    assert results("two")["calibration"]["images"] == 40
-    for key in ("uncalibrated", "calibrated"):
-        assert results("two")["accuracy"][key] == pytest.approx(results(fitted / "out")["accuracy"][key], abs=1e-5)
-
-
-@pytest.mark.slow
-def test_two_processes_fit_and_agree():
-    done = python("fit", *QUICK, *TWO, "--ftbc.output_dir=out")
-    assert done.returncode == 0, done.stderr
-    found = results("out")
-    assert found["images"] == 144
-    assert found["calibration"]["images"] == 40
-    assert done.stdout.count("uncalibrated") + done.stderr.count("uncalibrated") == 1
-    program = (ROOT / "tests" / "two_ranks.py").read_text()
-    Path("two_ranks.py").write_text(program)
-    ranks = subprocess.run(
-        [sys.executable, "two_ranks.py"], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
-    assert ranks.returncode == 0, ranks.stderr
-    first, second = (torch.load(f"rank{rank}.pt", weights_only=True) for rank in range(2))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def read_run(folder="wandb"):
-    return read_offline_run(Path(folder))
-
-
-WANDB = ["--trainer.logger=WandbLogger", "--trainer.logger.save_dir=.", "--trainer.logger.offline=true"]
-
-
-@pytest.mark.slow
-def test_wandb_holds_curve_summary_config_and_artifact():
-    done = python("fit", *QUICK, *WANDB, "--ftbc.output_dir=out")
-    assert done.returncode == 0, done.stderr
-    run, found = read_run(), results("out")
-    assert run.curve("snn/T", "snn/accuracy") == list(enumerate(found["accuracy"]["calibrated"], 1))
-    assert run.curve("snn/T", "snn/accuracy_uncalibrated") == list(enumerate(found["accuracy"]["uncalibrated"], 1))
-    assert run.metrics["snn/accuracy"] == "snn/T"
-    for step, accuracy in enumerate(found["accuracy"]["calibrated"], 1):
-        assert run.summary[f"snn/accuracy_T{step}"] == accuracy
-    assert run.config["ftbc"]["num_steps"] == 4
-    (artifact,) = run.artifacts.values()
-    assert {"snn.safetensors", "snn.json"} <= set(artifact)
-
-
-@pytest.mark.slow
-def test_wandb_without_a_login_runs_offline_and_says_so_once():
-    environment = {"HOME": os.getcwd(), "NETRC": f"{os.getcwd()}/none"}
-    done = python("fit", *QUICK, "--trainer.logger=WandbLogger", "--trainer.logger.save_dir=.", **environment)
-    assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count("no login found") == 1
-    assert read_run().summary["snn/accuracy_T4"] >= 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sweep", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_first_point_of_a_sweep_runs_and_logs_its_metric(sweep, fitted, monkeypatch):
-    monkeypatch.setenv("WEIGHTS", str(checkpoint(fitted)))
-    command = first_point_command(sweep)
-    start = command.index("ftbc_pl") + 1
-    arguments = [f"--config={CONFIGS / 'quickstart.yaml'}" if "--config" in a else a for a in command[start:]]
-    point = first_point(sweep)
-    if "ftbc.batch_size" not in point:
-        arguments.append("--ftbc.batch_size=40")
-    if "ftbc.num_steps" not in point:
-        arguments.append("--ftbc.num_steps=4")
-    done = python(*arguments, *QUIET, WANDB_MODE="offline")
-    assert done.returncode == 0, done.stderr
-    metric = yaml.safe_load(sweep.read_text())["metric"]["name"]
-    run = read_run(next(path.parent for path in Path(".").rglob("offline-run*")))
-    assert 0 <= run.summary[metric] <= 1
-
-
-BAD = {
-    "unknown key": (["--ftbc.timesteps=4"], 2, "timesteps"),
-    "wrong type": (["--ftbc.num_steps=many"], 2, "num_steps"),
-    "no steps": (["--ftbc.num_steps=0"], 1, "num_steps must be at least 1, got 0"),
-    "too many images": (["--ftbc.batch_size=5000"], 1, "lower ftbc.batch_size or ftbc.num_batches"),
-    "no weights": (["--model.weights=none.safetensors"], 1, "none.safetensors"),
-    "unknown network": (["--model.network=resnet1"], 1, "did you mean"),
-    "bad solver": (["--ftbc.solver=best"], 2, "solver"),
-    "bad threshold": (["--ftbc.threshold=best"], 1, "threshold must be 'mse', 'max' or a percentile"),
-    "missing data": (["--data=ImageData", "--data.root=nowhere", "--data.num_classes=3"], 1, "nowhere"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_ends_with_one_clear_sentence(name, capsys):
-    arguments, code, message = BAD[name]
-    config = QUICK if name != "missing data" else ["--model.in_chans=3", *QUIET, "--trainer.max_epochs=1"]
-    with pytest.raises(SystemExit) as error:
-        main(["fit", *config, *arguments])
-    assert error.value.code == code
-    assert message in capsys.readouterr().err
-
-
-def test_a_foreign_callbacks_package_is_named():
-    Path("callbacks.py").write_text("")
-    done = python("fit", "--help", PYTHONPATH=f"{os.getcwd()}{os.pathsep}{ROOT}")
-    assert done.returncode != 0
-    assert f"shadowed by {os.getcwd()}/callbacks.py" in done.stderr
-
-
-def test_another_runs_results_are_left_alone(fitted, capsys):
-    before = (fitted / "out" / "results.json").read_bytes()
-    with pytest.raises(SystemExit):
-        main(["fit", *QUICK, f"--ftbc.output_dir={fitted / 'out'}"])
-    assert "holds results.json of another run" in capsys.readouterr().err
-    assert (fitted / "out" / "results.json").read_bytes() == before
-
-
-def test_weights_of_another_architecture_are_refused(fitted, capsys):
-    with pytest.raises(SystemExit):
-        main(["calibrate", *QUICK, "--model.network=resnet18", f"--model.weights={checkpoint(fitted)}"])
-    message = capsys.readouterr().err
-    assert "missing" in message
-    assert "unexpected" in message
 
 
 def test_the_callback_works_in_plain_lightning_code(tmp_path):

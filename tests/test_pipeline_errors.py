@@ -1,0 +1,55 @@
+"""Bad input ends with one sentence that says what to do, and loses nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ftbc_pl.cli import main
+from tests.pipeline import QUICK, QUIET, ROOT, checkpoint, python
+
+pytestmark = pytest.mark.usefixtures("own_folder")
+BAD = {
+    "unknown key": (["--ftbc.timesteps=4"], 2, "timesteps"),
+    "wrong type": (["--ftbc.num_steps=many"], 2, "num_steps"),
+    "no steps": (["--ftbc.num_steps=0"], 1, "num_steps must be at least 1, got 0"),
+    "too many images": (["--ftbc.batch_size=5000"], 1, "lower ftbc.batch_size or ftbc.num_batches"),
+    "no weights": (["--model.weights=none.safetensors"], 1, "none.safetensors"),
+    "unknown network": (["--model.network=resnet1"], 1, "did you mean"),
+    "bad solver": (["--ftbc.solver=best"], 2, "solver"),
+    "bad threshold": (["--ftbc.threshold=best"], 1, "threshold must be 'mse', 'max' or a percentile"),
+    "missing data": (["--data=ImageData", "--data.root=nowhere", "--data.num_classes=3"], 1, "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_ends_with_one_clear_sentence(name, capsys):
+    arguments, code, message = BAD[name]
+    config = QUICK if name != "missing data" else ["--model.in_chans=3", *QUIET, "--trainer.max_epochs=1"]
+    with pytest.raises(SystemExit) as error:
+        main(["fit", *config, *arguments])
+    assert error.value.code == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_foreign_callbacks_package_is_named():
+    Path("callbacks.py").write_text("")
+    done = python("fit", "--help", PYTHONPATH=f"{os.getcwd()}{os.pathsep}{ROOT}")
+    assert done.returncode != 0
+    assert f"shadowed by {os.getcwd()}/callbacks.py" in done.stderr
+
+
+def test_another_runs_results_are_left_alone(fitted, capsys):
+    before = (fitted / "out" / "results.json").read_bytes()
+    with pytest.raises(SystemExit):
+        main(["fit", *QUICK, f"--ftbc.output_dir={fitted / 'out'}"])
+    assert "holds results.json of another run" in capsys.readouterr().err
+    assert (fitted / "out" / "results.json").read_bytes() == before
+
+
+def test_weights_of_another_architecture_are_refused(fitted, capsys):
+    with pytest.raises(SystemExit):
+        main(["calibrate", *QUICK, "--model.network=resnet18", f"--model.weights={checkpoint(fitted)}"])
+    message = capsys.readouterr().err
+    assert "missing" in message
+    assert "unexpected" in message
