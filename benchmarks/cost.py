@@ -1,6 +1,6 @@
 """What calibration, inference and training cost, as ratios measured side by side in one run.
 
-    python benchmarks/cost.py calibration|scaling|inference|training|memory [--authors-repo FOLDER]
+    python benchmarks/cost.py WHAT [--device cuda] [--authors-repo FOLDER]  # see --help for WHAT
 
 The things compared run in turn, A B A B …; a ratio is that of their medians. Seconds are shown for orientation only.
 """
@@ -39,10 +39,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=[*COMMANDS, "memory-of"])
     parser.add_argument("--runs", type=int, default=5, help="runs of each of the things compared")
     parser.add_argument("--batch_size", type=int, default=50)
+    parser.add_argument("--device", default="cpu", help="where to run, such as cuda; memory is always that of a CPU")
     parser.add_argument("--authors-repo", help="checkout of the authors' code, to time it beside ours")
     parser.add_argument("--figure", type=Path, help="where to draw the figure of scaling")
     parser.add_argument("--case", help="for memory-of: what, T and time_chunk as JSON")
-    return parser.parse_args()
+    args = parser.parse_args()
+    torch.set_default_device(args.device)
+    return args
 
 
 def medians(things: Mapping[str, Callable[[], Any]], runs: int, warm: bool = False) -> dict[str, float]:
@@ -52,6 +55,8 @@ def medians(things: Mapping[str, Callable[[], Any]], runs: int, warm: bool = Fal
         for name, thing in things.items():
             began = time.perf_counter()
             thing()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if run:
                 seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
@@ -170,21 +175,48 @@ def scaling(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def inference(args: argparse.Namespace) -> None:
-    """T steps of the spiking network against T forwards of the ANN with the same rows at once."""
+    """T steps of the spiking network, as it is and compiled, against T forwards of the ANN."""
     print("| network | T steps of the SNN | T forwards of the ANN | ratio |\n|---|---|---|---|")
     for name in ("cifar_resnet20", "cifar_vgg16"):
         ann = network(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.randn(args.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-        snn = convert(ann, NUM_STEPS, example=images[:2], check=False)
-        snn.time_chunk = 1
+        snn, compiled = (convert(ann, NUM_STEPS, example=images[:2], check=False) for _ in range(2))
+        compiled.compile()
         things: dict[str, Callable[[], Any]] = {
-            "snn": lambda s=snn, x=images: s(x),
+            name: lambda s=snn, x=images: s(x),
+            f"{name}, neurons compiled": lambda s=compiled, x=images: s(x),
             "ann": lambda a=ann, x=images: [a(x) for _ in range(NUM_STEPS)],
         }
         seconds = medians(things, args.runs)
-        ratio = seconds["snn"] / seconds["ann"]
-        print(f"| {name}, time_chunk 1 | {seconds['snn']:.3f} s | {seconds['ann']:.3f} s | {ratio:.2f} |", flush=True)
+        of_ann = seconds.pop("ann")
+        for title, value in seconds.items():
+            print(f"| {title} | {value:.3f} s | {of_ann:.3f} s | {value / of_ann:.2f} |", flush=True)
     spikingjelly(args)
+
+
+@torch.no_grad()
+def neuron(args: argparse.Namespace) -> None:
+    """The time loop of neurons, as it is and compiled, against one read of the current and one write of spikes."""
+    print("| T × B × C × H × W | neurons | compiled | copy of the current | compiled / copy |\n|---|---|---|---|---|")
+    for channels, size in ((16, 32), (32, 16), (64, 8)):
+        current = torch.randn(NUM_STEPS, args.batch_size, channels, size, size)
+        out = torch.empty_like(current)
+
+        def simulate(site: SpikingNeuron, x: Tensor = current, out: Tensor = out) -> None:
+            site.reset()
+            site(x, out)
+
+        site, compiled = (SpikingNeuron(NUM_STEPS, torch.ones(channels)) for _ in range(2))
+        compiled.fused = True
+        things: dict[str, Callable[[], Any]] = {
+            "site": lambda s=site, run=simulate: run(s),
+            "compiled": lambda s=compiled, run=simulate: run(s),
+            "copy": lambda x=current, out=out: out.copy_(x),
+        }
+        seconds = medians(things, args.runs)
+        cells = " | ".join(f"{1e3 * seconds[title]:.2f} ms" for title in things)
+        shape = " × ".join(map(str, current.shape))
+        print(f"| {shape} | {cells} | {seconds['compiled'] / seconds['copy']:.2f} |", flush=True)
 
 
 def spikingjelly(args: argparse.Namespace) -> None:
@@ -237,7 +269,7 @@ def _training_step(activation: Any, compiled: bool) -> Callable[[], None]:
     labels = torch.randint(0, 10, (128,))
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16):
             loss = F.cross_entropy(made(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -284,6 +316,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "calibration": calibration,
     "scaling": scaling,
     "inference": inference,
+    "neuron": neuron,
     "training": training,
     "memory": memory,
 }

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ftbc_pl import calibrate_, convert
 from tests.networks import images
+from tests.pipeline import needs_compiler
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -119,11 +120,21 @@ def test_cost_of_calibration(monkeypatch, capsys):
     assert all(float(row[4].removesuffix(" ×")) > 1 for row in rows if row[1] != "layer by layer")
 
 
+@needs_compiler
 def test_cost_of_inference(monkeypatch, capsys):
     run(monkeypatch, "cost", "inference", "--batch_size", "2", "--runs", "1")
-    rows = table_of(capsys.readouterr().out)
-    assert [row[0].partition(",")[0] for row in rows[2:]] == ["cifar_resnet20", "cifar_vgg16"]
-    assert all(float(row[3]) > 0 for row in rows[2:])
+    rows = table_of(capsys.readouterr().out)[2:]
+    assert [row[0] for row in rows[::2]] == ["cifar_resnet20", "cifar_vgg16"]
+    assert [row[0] for row in rows[1::2]] == [f"{row[0]}, neurons compiled" for row in rows[::2]]
+    assert all(float(row[3]) > 0 for row in rows)
+
+
+@needs_compiler
+def test_cost_of_neurons(monkeypatch, capsys):
+    run(monkeypatch, "cost", "neuron", "--batch_size", "2", "--runs", "1")
+    rows = table_of(capsys.readouterr().out)[2:]
+    assert [row[0] for row in rows] == ["8 × 2 × 16 × 32 × 32", "8 × 2 × 32 × 16 × 16", "8 × 2 × 64 × 8 × 8"]
+    assert all(float(row[4]) > 0 for row in rows)
 
 
 def test_the_trained_networks_are_what_they_say():
