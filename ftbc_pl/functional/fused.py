@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ftbc_pl.functional.neuron import integrate_and_fire_, per_channel
 
-_CPU_STEPS = 1  # at once: a processor goes through memory once a step in any case, and best in one run
+_CPU_STEPS, _GPU_STEPS = 4, 8  # in one kernel; more make it slower on a CPU
 
 
 def fused_integrate_and_fire_(
@@ -33,18 +33,16 @@ def fused_integrate_and_fire_(
     """
     view = _order_of_memory(membrane, channel_dim)
     if view is None or not current[0].stride() == membrane.stride() == out[0].stride():
-        theta, biases = (per_channel(values, membrane.ndim, channel_dim) for values in (threshold, bias))
-        return integrate_and_fire_(current, membrane, theta, biases, out)
-    currents, membranes = view(current), view(membrane.unsqueeze(0))[0]
-    outs = view(out)
-    inplace = out.data_ptr() == current.data_ptr()
-    steps = _CPU_STEPS if current.device.type == "cpu" else len(current)
-    for start in range(0, len(current), steps):
+        theta, b = (per_channel(values, membrane.ndim, channel_dim) for values in (threshold, bias))
+        return integrate_and_fire_(current, membrane, theta, b, out)
+    # `data` is no view: torch.compile would make a kernel for each shape of what a view was taken from.
+    theta, v = threshold.unsqueeze(-1).data, view(membrane.unsqueeze(0))[0].data
+    currents, biases = [x.data for x in view(current)], [b.data for b in bias.unsqueeze(-1)]
+    outs = currents if out.data_ptr() == current.data_ptr() else [spikes.data for spikes in view(out)]
+    steps = _CPU_STEPS if current.device.type == "cpu" else _GPU_STEPS
+    for start in range(0, len(currents), steps):
         chunk = slice(start, start + steps)
-        # `data` is no view: torch.compile would make a kernel for each shape of what a view was taken from.
-        x = currents[chunk].data
-        spikes = x if inplace else outs[chunk].data
-        _compiled()(x, membranes.data, threshold.unsqueeze(-1).data, bias[chunk].unsqueeze(-1).data, spikes)
+        _compiled()(currents[chunk], v, theta, biases[chunk], outs[chunk])
     return out
 
 
@@ -54,9 +52,10 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         RuntimeError: It does not.
     """
-    current = torch.zeros(1, 2, 2, 2, device=device)
+    current, membrane = torch.zeros(1, 2, 2, 2, device=device), torch.zeros(2, 2, 2, device=device)
+    threshold, bias = torch.ones(2, device=device), torch.zeros(1, 2, device=device)
     try:
-        fused_integrate_and_fire_(current, current[0].clone(), current[0, 0, 0], current[0, 0], current.clone(), 1)
+        fused_integrate_and_fire_(current, membrane, threshold, bias, torch.empty_like(current), 1)
     except RuntimeError as error:
         raise RuntimeError(
             "torch.compile failed for the neurons: install what it needs (a C++ compiler such as g++ for a CPU, Triton "
@@ -76,12 +75,14 @@ def _order_of_memory(membrane: Tensor, channel_dim: int) -> Callable[[Tensor], T
     return None
 
 
-def _loop(current: Tensor, membrane: Tensor, threshold: Tensor, bias: Tensor, out: Tensor) -> None:
+def _loop(
+    currents: list[Tensor], membrane: Tensor, threshold: Tensor, biases: list[Tensor], outs: list[Tensor]
+) -> None:
     v = membrane
-    for step in range(len(current)):
-        u = v + current[step] + bias[step]
+    for current, bias, out in zip(currents, biases, outs, strict=True):
+        u = v + current + bias
         spikes = torch.where(u >= threshold, threshold, 0.0)
-        out[step].copy_(spikes)
+        out.copy_(spikes)
         v = u - spikes
     membrane.copy_(v)
 
@@ -89,6 +90,6 @@ def _loop(current: Tensor, membrane: Tensor, threshold: Tensor, bias: Tensor, ou
 @cache
 def _compiled() -> Callable[..., None]:
     # Rounded to 16 bits after each operation, as without compilation, so that chunks of time don't change the result.
-    # A handful of kernels for each dtype: with and without neurons in space, for one image, one channel, in place.
+    # A kernel for each dtype and number of steps, with and without neurons in space, one image, one channel, in place.
     options: dict[str, Any] = {"emulate_precision_casts": True}
     return torch.compile(_loop, dynamic=True, options=options, recompile_limit=64)  # type: ignore[call-overload]
