@@ -113,7 +113,7 @@ class FTBC(Callback):
             self.claim_folder(trainer)
             self._calibration_loader(trainer)
             if self.compile:
-                check_compiler(trainer.strategy.root_device)
+                check_compiler(self.device(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Convert, calibrate and save; the last hook of fit, so weight averaging and checkpoints are done."""
@@ -124,10 +124,10 @@ class FTBC(Callback):
 
     def calibrate(self, trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
         """Convert and calibrate ``ann`` in 32 bits on the trainer's device, and save the result."""
+        device = self.device(trainer)
+        if self.compile:
+            check_compiler(device)
         folder = self.claim_folder(trainer)
-        device = trainer.strategy.root_device
-        if device.type == "mps":  # has no float64, in which means are summed
-            device = torch.device("cpu")
         loader = self._calibration_loader(trainer)
         ann = ann.float().to(device)
         snn = convert(ann, self.num_steps, batches=loader, num_batches=self.options.num_batches, **self.conversion)
@@ -141,6 +141,12 @@ class FTBC(Callback):
             snn.compile()
         self.snn = snn
         return snn
+
+    def device(self, trainer: Trainer) -> torch.device:
+        """Where the spiking network runs: the trainer's device, but no MPS."""
+        device: torch.device = trainer.strategy.root_device
+        # MPS has no float64, in which means are summed.
+        return torch.device("cpu") if device.type == "mps" else device
 
     def claim_folder(self, trainer: Trainer) -> Path:
         """Choose and make the output folder; the same one for all processes.

@@ -167,7 +167,7 @@ class FTBCTrainer(Trainer):
     def _saved(self, path: str) -> SpikingNetwork:
         snn = load_snn(path)
         if self.ftbc.compile:
-            snn.compile()
+            snn.to(self.ftbc.device(self)).compile()
         return snn
 
     @contextmanager

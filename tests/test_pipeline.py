@@ -96,16 +96,22 @@ class TestSubcommands:
         assert sum(site["folded"] for site in found["sites"]) == found["conversion"]["folded"]
 
     @needs_compiler
-    def test_compiled_neurons_give_the_same_accuracy(self, fitted):
+    def test_compiled_neurons_give_the_same_accuracy(self, fitted, monkeypatch):
+        monkeypatch.delattr("ftbc_pl.layers.integrate_and_fire_")  # what runs without compilation
         main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.compile=true"])
         assert results(run_folder())["accuracy"] == results(fitted / "out")["accuracy"]
         main(["validate", *QUICK, f"--snn_path={fitted / 'out'}", "--ftbc.compile=true", "--ftbc.output_dir=saved"])
         assert results("saved")["accuracy"] == results(fitted / "out")["accuracy"]
 
     @needs_compiler
-    def test_fit_compiles_the_network(self):
-        main(["fit", *QUICK, "--model.compile=true", "--ftbc.compile=true", "--ftbc.output_dir=out"])
-        assert load_snn("out").num_steps == len(results("out")["accuracy"]["calibrated"]) == 4
+    @pytest.mark.slow
+    def test_a_compiled_network_is_trained_and_converted(self, monkeypatch):
+        compiled, compile = [], torch.nn.Module.compile
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda network: (compiled.append(network), compile(network)))
+        main(["fit", *QUICK, "--model.network=test_resnet", "--model.compile=true", "--ftbc.output_dir=out"])
+        (network,) = compiled
+        assert torch.equal(network.conv1[0].weight, load_snn("out").network.conv1[0].weight)
+        assert len(results("out")["accuracy"]["calibrated"]) == 4
 
     def test_ftbc_can_be_switched_off(self):
         main(["fit", *QUICK, "--ftbc.enabled=false"])

@@ -39,6 +39,19 @@ def test_a_foreign_callbacks_package_is_named():
     assert f"shadowed by {os.getcwd()}/callbacks.py" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["fit", "calibrate"])
+def test_a_missing_compiler_is_said_before_the_work(command, fitted):
+    weights = [f"--ckpt_path={checkpoint(fitted)}"] if command == "calibrate" else []
+    environment = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": f"{os.getcwd()}/cache"}
+    done = python(command, *QUICK, *weights, "--ftbc.compile=true", "--ftbc.output_dir=out", **environment)
+    assert done.returncode != 0
+    assert "install what it needs (a C++ compiler such as g++ for a CPU" in done.stderr
+    assert "no-such-compiler" in done.stderr
+    assert not list(Path().rglob("*.ckpt"))
+    assert not list(Path("out").glob("snn.*"))
+
+
 def test_another_runs_results_are_left_alone(fitted, capsys):
     before = (fitted / "out" / "results.json").read_bytes()
     with pytest.raises(SystemExit):

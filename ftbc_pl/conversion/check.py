@@ -37,7 +37,9 @@ class _UnevenSpread(Simulation):
             self.diverging = f"{call.name} ({call.source})"
         out = self.output(call, x)
         out[0].copy_(activation(blocks[0].clone()))
-        weights = torch.rand(self.num_steps, *out.shape[1:], generator=self.generator, dtype=torch.float64)
+        weights = torch.rand(
+            self.num_steps, *out.shape[1:], generator=self.generator, dtype=torch.float64, device=self.generator.device
+        )
         weights = weights.div_(weights.mean(0)).to(out)
         torch.mul(out[0], weights, out=out[1:])
         return out.flatten(0, 1)

@@ -129,4 +129,5 @@ def _noise(network: nn.Module) -> Tensor:
     config = getattr(network, "pretrained_cfg", None) or {}
     if "input_size" not in config:
         raise ValueError("The input size of this network is not known: pass `example=` with a small batch of images.")
-    return torch.randn(2, *config["input_size"], generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, *config["input_size"], generator=generator, device=generator.device)

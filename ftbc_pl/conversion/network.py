@@ -151,10 +151,11 @@ class SpikingNetwork(nn.Module):
                 yield call, site
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Run the time loop of every neuron as one kernel made by ``torch.compile``; the result is the same.
+        """Run several steps of each neuron as one kernel made by ``torch.compile``; the result is the same.
 
         Layers run as before. Calibration looks into the neurons at each step and does not use the kernels. Takes no
-        arguments; a compilation takes some seconds, and on a CPU needs a C++ compiler.
+        arguments; a compilation takes some seconds, and needs a C++ compiler for a CPU, Triton for a GPU. It is not
+        saved: call it again on a network that was loaded.
 
         Raises:
             TypeError: An argument of ``torch.nn.Module.compile`` was given.

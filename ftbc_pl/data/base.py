@@ -171,7 +171,8 @@ class ClassificationData(LightningDataModule, ABC):
                 f"expected a calibration batch with an image for each of {world_size} processes, got {batch_size}; "
                 f"raise ftbc.batch_size or use fewer processes"
             )
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(images), generator=generator, device=generator.device)
         batches = [part.tolist() for part in order[: batch_size * num_batches].split(batch_size)]
         return self._batch_loader(images, [list(process_share(batch, rank, world_size)) for batch in batches])
 

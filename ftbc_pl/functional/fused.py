@@ -1,4 +1,4 @@
-"""The neuron's time loop as one kernel made by ``torch.compile``: one read of the current, one write of the spikes.
+"""Several steps of a neuron as one kernel made by ``torch.compile``: one read of the current, one write of the spikes.
 
 The same operations in the same order as in :mod:`ftbc_pl.functional.neuron`, with the same result to the bit.
 """
@@ -57,9 +57,10 @@ def check_compiler(device: torch.device) -> None:
     try:
         fused_integrate_and_fire_(current, membrane, threshold, bias, torch.empty_like(current), 1)
     except RuntimeError as error:
+        said = str(getattr(error, "inner_exception", error)).strip()
         raise RuntimeError(
             "torch.compile failed for the neurons: install what it needs (a C++ compiler such as g++ for a CPU, Triton "
-            f"for a GPU), or don't compile them. It said: {str(error).splitlines()[0]}"
+            f"for a GPU), or don't compile them. It said: {said}"
         ) from error
 
 
