@@ -101,7 +101,9 @@ def test_the_channel_axis_is_found(name):
     with torch.no_grad(), Outputs("relu") as captured:
         ann(batch)
     (activation,) = captured.outputs
-    assert torch.equal(site.threshold, activation.amax([d for d in range(activation.ndim) if d != expected]))
+    largest = activation.amax([d for d in range(activation.ndim) if d != expected])
+    # Not to the bit: a matrix product may be rounded otherwise for another place in memory.
+    torch.testing.assert_close(site.threshold, largest, rtol=1e-5, atol=1e-6)
     channels = activation.shape[expected]
     assert site.temporal_bias.shape == (3, channels)
     assert snn.report.sites[0].channels == channels
