@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,22 +201,22 @@ def neuron(args: argparse.Namespace) -> None:
     for channels, size in ((16, 32), (32, 16), (64, 8)):
         current = torch.randn(NUM_STEPS, args.batch_size, channels, size, size)
         out = torch.empty_like(current)
-
-        def simulate(site: SpikingNeuron, x: Tensor = current, out: Tensor = out) -> None:
-            site.reset()
-            site(x, out)
-
         site, compiled = (SpikingNeuron(NUM_STEPS, torch.ones(channels)) for _ in range(2))
         compiled.fused = True
         things: dict[str, Callable[[], Any]] = {
-            "site": lambda s=site, run=simulate: run(s),
-            "compiled": lambda s=compiled, run=simulate: run(s),
-            "copy": lambda x=current, out=out: out.copy_(x),
+            "site": partial(_simulate, site, current, out),
+            "compiled": partial(_simulate, compiled, current, out),
+            "copy": partial(out.copy_, current),
         }
         seconds = medians(things, args.runs)
         cells = " | ".join(f"{1e3 * seconds[title]:.2f} ms" for title in things)
         shape = " × ".join(map(str, current.shape))
         print(f"| {shape} | {cells} | {seconds['compiled'] / seconds['copy']:.2f} |", flush=True)
+
+
+def _simulate(site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
+    site.reset()
+    site(current, out)
 
 
 def spikingjelly(args: argparse.Namespace) -> None:

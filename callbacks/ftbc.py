@@ -124,21 +124,18 @@ class FTBC(Callback):
 
     def calibrate(self, trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
         """Convert and calibrate ``ann`` in 32 bits on the trainer's device, and save the result."""
-        device = self.device(trainer)
-        if self.compile:
-            check_compiler(device)
         folder = self.claim_folder(trainer)
         loader = self._calibration_loader(trainer)
-        ann = ann.float().to(device)
+        ann = ann.float().to(self.device(trainer))
         snn = convert(ann, self.num_steps, batches=loader, num_batches=self.options.num_batches, **self.conversion)
         rank_zero_info(f"\n{snn.report}\n")
         snn.time_chunk = self.time_chunk
+        if self.compile:
+            snn.compile()
         self.report = calibrate_(snn, loader, **vars(self.options), progress=trainer.progress_bar_callback is not None)
         rank_zero_info(str(self.report))
         if trainer.is_global_zero:
             save_snn(snn, folder / "snn", report=self.report)
-        if self.compile:
-            snn.compile()
         self.snn = snn
         return snn
 

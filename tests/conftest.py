@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 # One thread a process: the networks of the tests are small, and tests that start processes must not fight over cores.
@@ -6,7 +7,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
-from ftbc_pl.cli import main
 from tests.pipeline import QUICK
 
 
@@ -18,13 +18,11 @@ def one_thread():
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory):
     """A folder with a short fit: its results in `out`, its checkpoint beside."""
+    from ftbc_pl.cli import main  # here: most tests need no command line, whose import takes seconds
+
     folder = tmp_path_factory.mktemp("fitted")
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         main(["fit", *QUICK, "--ftbc.output_dir=out"])
-    finally:
-        os.chdir(before)
     return folder
 
 

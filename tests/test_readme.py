@@ -10,7 +10,6 @@ import torch
 
 from ftbc_pl.cli import main
 from tests.networks import create, images
-from tests.pipeline import needs_compiler
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -39,7 +38,6 @@ def test_make_knows_the_targets_of_the_readme():
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-@needs_compiler
 def test_the_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", README, flags=re.S).group(1)
