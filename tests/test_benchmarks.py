@@ -100,6 +100,7 @@ def test_a_constant_bias_is_the_same_at_every_step():
 
 def test_layer_by_layer_finds_the_biases_of_one_forward():
     import cost
+    from layer_by_layer import layer_by_layer
 
     batch = images(3, 32)
     snn = convert(cost.network("cifar_resnet20"), 2, example=batch)
@@ -107,7 +108,7 @@ def test_layer_by_layer_finds_the_biases_of_one_forward():
     single = [site.temporal_bias.clone() for _, site in snn.neurons()]
     for _, site in snn.neurons():
         site.temporal_bias.zero_()
-    cost.layer_by_layer(snn, batch)
+    layer_by_layer(snn, batch)
     for (_, site), bias in zip(snn.neurons(), single, strict=True):
         torch.testing.assert_close(site.temporal_bias, bias, rtol=0, atol=1e-6)
 
