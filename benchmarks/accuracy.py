@@ -124,7 +124,7 @@ def _row(
     points: dict[int, list[float]] = {}
     for bench in benches:
         for step in (step for step in steps if step <= bench.num_steps and step not in points):
-            # The thresholds of a ReLU network and `balanced` are for one T; all else serves every t of one simulation.
+            # Measured thresholds and `balanced` are for one T; all else serves every t of one simulation.
             source = bench.at(step) if bench.measures_thresholds or title == RULES["balanced"].title else bench
             measured = [measure(source, draw) for draw in range(1 if title == "uncalibrated" else bench.draws)]
             points[step] = [one.accuracy[step - 1] for one in measured]

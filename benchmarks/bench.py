@@ -56,7 +56,7 @@ class Bench:
     @property
     def measures_thresholds(self) -> bool:
         """Whether the thresholds are measured, for a given T."""
-        return trained.description(self.name)["model"]["activation"] == "relu"  # type: ignore[no-any-return]
+        return trained.description(self.name)["model"]["activation"] != "qcfs"  # type: ignore[no-any-return]
 
     @cached_property
     def ann(self) -> torch.nn.Module:
@@ -65,7 +65,7 @@ class Bench:
 
     @cached_property
     def snn(self) -> SpikingNetwork:
-        """The converted network; the thresholds of a ReLU network are measured on 200 training images."""
+        """The converted network; the thresholds of ReLU and RTS networks are measured on 200 training images."""
         return convert(self.ann, self.num_steps, batches=self.data.calibration(200, 1, draw=0))
 
     @property

@@ -68,7 +68,8 @@ class FTBC(Callback):
             passes: How often heuristic goes over the batches.
             num_batches: Batches of training images to calibrate with.
             batch_size: Images in each of them, counted over all processes.
-            threshold: mse, max or a percentile: how the thresholds of ReLU sites are measured.
+            threshold: mse, max or a percentile: how the thresholds of ReLU and clipped ReLU are measured; QCFS has its
+                own.
             v0: Membrane at the start as a fraction of the threshold.
             smooth: rate runs GELU and the like without spikes; error refuses them.
             fold_bn: Whether batch normalisation is folded into the layers before it: faster, same outputs to rounding.

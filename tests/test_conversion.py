@@ -206,14 +206,26 @@ def test_measured_thresholds_are_positive_and_at_most_the_maximum(threshold):
 
 
 @pytest.mark.parametrize(("activation", "kind"), [("qcfs", QCFS), ("rts", ClippedReLU)])
-def test_prepare_exchanges_all_relus_and_convert_takes_their_thresholds(activation, kind):
+def test_prepare_exchanges_all_relus(activation, kind):
     network = create("resnet18")
     prepared = prepare(network, activation, levels=4, threshold=1.5)
     assert not any(isinstance(m, nn.ReLU) for m in prepared.modules())
     assert any(isinstance(m, nn.ReLU) for m in network.modules())
-    snn = convert(prepared, 4)
-    assert all((site.threshold == 1.5).all() and isinstance(site, SpikingNeuron) for _, site in snn.neurons())
     assert sum(isinstance(m, kind) for m in prepared.modules()) == 17
+
+
+def test_convert_takes_the_thresholds_of_qcfs():
+    snn = convert(prepare(create("resnet18"), "qcfs", levels=4, threshold=1.5), 4)
+    assert all((site.threshold == 1.5).all() and isinstance(site, SpikingNeuron) for _, site in snn.neurons())
+
+
+def test_convert_measures_thresholds_below_the_bound_of_a_clipped_relu():
+    network, bound = small_cnn(), 2.0
+    snn = convert(prepare(network, "rts", threshold=bound), 8, batches=[images()], threshold="max")
+    _, site = next(snn.neurons())
+    largest = torch.relu(network[0](images())).amax((0, 2, 3))
+    assert largest.min() < bound < largest.max()
+    torch.testing.assert_close(site.threshold, largest.clamp(max=bound))
 
 
 def test_prepare_measures_start_thresholds():

@@ -58,10 +58,11 @@ def test_the_report_is_plain_data():
     assert len(report.to_dict()["sites"]) == 6
 
 
-def test_thresholds_that_belong_to_the_activation_are_named():
-    for activation, word in (("qcfs", "learned"), ("rts", "fixed")):
-        report = convert(prepare(small_cnn(), activation), 2, example=images(2)).report
-        assert [site.threshold for site in report.sites] == [word] * 2
+def test_it_says_where_thresholds_come_from():
+    for activation, word, bound in (("qcfs", "learned", None), ("rts", "mse", 0.5)):
+        network = prepare(small_cnn(), activation, threshold=0.5)
+        report = convert(network, 2, batches=[images(2)]).report
+        assert [(site.threshold, site.upper) for site in report.sites] == [(word, bound)] * 2
 
 
 def test_numbers_folded_add_up():

@@ -36,8 +36,8 @@ class Call:
         channel_dim: Dimension of the channels in (B, C, ...).
         origin: A module, a module that is called several times, or a function called by a module's forward.
         layers: Paths of the modules whose weights were applied since the site before.
-        threshold: θ where the activation has one of its own (QCFS, RTS).
-        upper: Largest value of the activation, where that is a number (ReLU6, Hardtanh, clamp).
+        threshold: θ where the activation has one of its own (QCFS).
+        upper: Largest value of the activation, where that is a number (clipped ReLU, ReLU6, Hardtanh, clamp).
     """
 
     name: str

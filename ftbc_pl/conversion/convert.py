@@ -44,8 +44,8 @@ def convert(
         num_steps: Number of timesteps T.
         batches: Images (B, ...) or (images, labels) from the training set; needed where thresholds must be measured.
         num_batches: How many of the batches are used.
-        threshold: ``mse``, ``max`` or a percentile: how the thresholds of ReLU sites are measured, one a channel. QCFS
-            and clipped ReLU have their own.
+        threshold: ``mse``, ``max`` or a percentile: how the thresholds of ReLU sites are measured, one a channel, at
+            most the bound of a clipped ReLU or ReLU6. QCFS has its own.
         v0: Membrane at the start as a fraction of the threshold.
         smooth: ``rate`` runs GELU, SiLU and the like without spikes, by the rate-exact replacement.
         fold_bn: Whether batch normalisation is folded into the layers before it, where it can be: fewer operations at
@@ -91,12 +91,12 @@ def convert(
     snn = SpikingNetwork(network, found, sites, num_steps, options, folded).to(device)
     if check:
         check_conversion(snn, example)
-    unknown = [call.name for call, _ in snn.neurons() if call.threshold is None]
+    unknown = [call for call, _ in snn.neurons() if call.threshold is None]
     if unknown and measure:
         if not images:
             raise ValueError(
-                f"Site {unknown[0]} is a ReLU, whose threshold must be measured: pass `batches=` with images of the "
-                "training set."
+                f"Site {unknown[0].name} ({unknown[0].operation}) has no learned threshold, so it must be "
+                "measured: pass `batches=` with images of the training set."
             )
         measure_thresholds_(snn, images, threshold, v0)
     return snn

@@ -129,6 +129,8 @@ def upper_bound(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> fl
     """Largest value of a spiking operation, where that is a number."""
     if name == "relu6":
         return 6.0
+    if name == "clipped_relu":
+        return float(args[1])
     if name == "hardtanh":
         upper = _given(args, kwargs, 2, "max_val")
         return 1.0 if upper is None else float(upper)

@@ -9,7 +9,7 @@ from typing import Any
 from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.operations import Kind
 
-_OWN_THRESHOLD = {"qcfs": "learned", "clipped_relu": "fixed"}
+_OWN_THRESHOLD = {"qcfs": "learned"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ConvertedSite:
         source: ``file:line`` of the call.
         shape: Shape of the input of one step, without the batch.
         channels: Entries of the temporal bias a step; 0 if the site does not spike.
-        threshold: Where θ comes from: learned, fixed, mse, max or a percentile; empty if the site does not spike.
+        threshold: Where θ comes from: learned, mse, max or a percentile; empty if the site does not spike.
         upper: Upper bound of the ANN's activation, which θ never exceeds; None if it has none.
         folded: Numbers (scale, shift, mean, variance) of normalisation layers folded into the layers before the site.
     """

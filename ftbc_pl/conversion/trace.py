@@ -145,7 +145,7 @@ class _Recorder(TorchFunctionMode):
                     channel_dim=layout.channel_dim(len(shape)),
                     origin=Origin.MODULE if is_activation_module(self.modules[self._path()]) else Origin.FUNCTION,
                     layers=tuple(self.layers),
-                    threshold=args[1] if name in ("qcfs", "clipped_relu") else None,
+                    threshold=args[1] if name == "qcfs" else None,
                     upper=upper_bound(name, args, kwargs) if kind is Kind.SPIKING else None,
                 )
             )

@@ -1,7 +1,7 @@
 """Firing thresholds of ReLU sites from histograms of their activations, a threshold a channel.
 
 ``mse`` is the search of Li et al., "A free lunch from ANN: towards efficient, accurate spiking neural networks
-calibration" (ICML 2021, section 3.2). Histograms add up over batches and processes.
+calibration" (ICML 2021, section 3.2), except for less than four steps. Histograms add up over batches and processes.
 """
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 BINS = 2048
 _CANDIDATES = 100
+_FEWEST_STEPS = 4
 
 
 def histogram(activation: Tensor, maximum: Tensor, channel_dim: int) -> Tensor:
@@ -41,7 +42,8 @@ def percentile_threshold(counts: Tensor, maximum: Tensor, percentile: float) -> 
 def mse_threshold(counts: Tensor, maximum: Tensor, num_steps: int, v0: float) -> Tensor:
     """Threshold of each channel with the least squared error of T-step firing on constant input.
 
-    Minimises Σ (a − (θ/T)·clip(⌊a·T/θ + v0⌋, 0, T))² over 100 fractions of the largest activation.
+    Minimises Σ (a − (θ/T)·clip(⌊a·T/θ + v0⌋, 0, T))² over 100 fractions of the largest activation, as if T were 4 where
+    it is less: the least error with one or two steps cuts off the large activations, which tell the most.
 
     Args:
         counts: Histogram of a, (C, BINS).
@@ -55,7 +57,8 @@ def mse_threshold(counts: Tensor, maximum: Tensor, num_steps: int, v0: float) ->
     # In units of the channel's maximum all channels share the same bin centres and candidates.
     centres = (torch.arange(BINS, device=counts.device, dtype=torch.float64) + 0.5) / BINS
     fractions = torch.arange(1, _CANDIDATES + 1, device=counts.device, dtype=torch.float64) / _CANDIDATES
-    scaled = centres * (num_steps / fractions).unsqueeze(1)
-    fired = (scaled + v0).floor_().clamp_(0, num_steps) * (fractions / num_steps).unsqueeze(1)
+    steps = max(num_steps, _FEWEST_STEPS)
+    scaled = centres * (steps / fractions).unsqueeze(1)
+    fired = (scaled + v0).floor_().clamp_(0, steps) * (fractions / steps).unsqueeze(1)
     errors = counts.double() @ (centres - fired).square_().T
     return maximum * fractions[errors.argmin(1)].to(maximum.dtype)

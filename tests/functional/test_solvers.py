@@ -228,6 +228,15 @@ def test_mse_threshold_is_the_best_of_all_candidates():
         assert found[channel].item() == pytest.approx(best, abs=maximum[channel].item() * 0.0101)
 
 
+def test_mse_threshold_of_few_steps_is_that_of_four():
+    activation = torch.rand(4000, 2).square()
+    maximum = activation.amax(0)
+    counts = histogram(activation, maximum, 1)
+    four = mse_threshold(counts, maximum, 4, 0.5)
+    assert all(torch.equal(mse_threshold(counts, maximum, steps, 0.5), four) for steps in (1, 2, 3))
+    assert (mse_threshold(counts, maximum, 5, 0.5) > four).all()
+
+
 def test_histograms_add_up_and_give_percentiles():
     activation = torch.rand(1000, 2)
     maximum = activation.amax(0)
