@@ -7,8 +7,8 @@ RUN := $(VENV)/bin/python
 quickstart: $(VENV)/installed  ## Train, convert, calibrate and evaluate on the digits
 	$(RUN) -m ftbc_pl fit --config configs/quickstart.yaml
 
-test: $(VENV)/installed  ## Run all tests
-	$(RUN) -m pytest
+test: $(VENV)/installed  ## Run all tests, on all cores
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/installed  ## Lint, format check and types
 	$(RUN) -m ruff check .
