@@ -3,6 +3,7 @@
     python benchmarks/accuracy.py table --data FOLDER                        # rules side by side, the trained networks
     python benchmarks/accuracy.py images|passes|alpha|robustness --data FOLDER --figure docs/images.png
     python benchmarks/accuracy.py select --data FOLDER                       # on validation images: how λ was chosen
+    python benchmarks/accuracy.py thresholds --data FOLDER                   # and the search for thresholds
 
 FOLDER holds train.tar and test.tar (or folders train/ and test/) with a folder for each class; `--download` gets
 CIFAR-10 through torchvision instead. Calibration images are training images, drawn anew for each draw; accuracy is that
@@ -12,8 +13,10 @@ of the mean output up to T. What is in the file of --results is not measured aga
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import trained
@@ -23,12 +26,14 @@ from matplotlib.figure import Figure
 from results import Measurement, Results
 from rules import RULES, Rule, solver
 
+from ftbc_pl.functional import thresholds as search
 from ftbc_pl.reports.terminal import table_steps
 
 SIZES = (8, 32, 128, 512, 2048)
 PASSES = (1, 2, 5, 10, 20, 50)
 ALPHAS = (0.05, 0.1, 0.2, 0.4, 0.5, 0.8)
 MEAN_WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, float("inf"))
+SEARCH_STEPS = (1, 2, 4, 8, 32)
 STRENGTHS = {"noise": (0.05, 0.1, 0.2), "blur": (0.5, 0.8, 1.2), "contrast": (0.7, 0.4, 0.2)}
 
 
@@ -151,6 +156,23 @@ def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
                 print(f"| {weight:g} | {' | '.join(cells)} |", flush=True)
 
 
+@patch.object(search, "FEWEST_STEPS", 1)
+def thresholds(args: argparse.Namespace, data: trained.Cifar10) -> None:
+    """Accuracy at each T by itself against the timesteps that the search for thresholds assumes, validation images."""
+    run, results = args.runs[0], Results(args.results)
+    steps = table_steps(run.num_steps)
+    for name, key in product(args.networks, ("exact", "balanced")):
+        print(f"\n{name}, {key}: {run.images} validation images\n\n{header(steps, 'steps of the search', '')}")
+        for assumed in SEARCH_STEPS:
+            cells = []
+            for step in steps:
+                bench = Bench(name, Run(step, run.draws, run.images), data, results, role="val")
+                bench.search_steps = assumed
+                measured = [bench.calibrated(RULES[key], draw).accuracy[-1] for draw in range(run.draws)]
+                cells.append(percent(measured))
+            print(f"| {assumed} | {' | '.join(cells)} |", flush=True)
+
+
 def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dict[str, dict[float, Rule]]) -> None:
     """Accuracy at T against what a rule is given: a table and a figure of all networks."""
     run, results = args.runs[0], Results(args.results)
@@ -244,6 +266,7 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
 COMMANDS: dict[str, Callable[[argparse.Namespace, trained.Cifar10], None]] = {
     "table": table,
     "select": select,
+    "thresholds": thresholds,
     "images": images,
     "passes": passes,
     "alpha": alpha,

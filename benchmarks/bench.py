@@ -37,12 +37,14 @@ class Bench:
 
     Attributes:
         corruption: Kind and strength of what is done to the images it is measured on, if anything.
+        search_steps: Timesteps that the search for thresholds assumes; None: as the package does.
     """
 
     def __init__(self, name: str, run: Run, data: trained.Cifar10, results: Results, role: str = "test") -> None:
         self.name, self.data, self.results, self.role = name, data, results, role
         self.num_steps, self.draws, self.count = run
         self.corruption: tuple[str, float] | None = None
+        self.search_steps: int | None = None
         self._calibrations: dict[tuple[str, int], tuple[list[Tensor], tuple[int, float]]] = {}
         weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
         self.weights = hashlib.sha256(weights).hexdigest()[:8]
@@ -66,7 +68,13 @@ class Bench:
     @cached_property
     def snn(self) -> SpikingNetwork:
         """The converted network; the thresholds of ReLU and RTS networks are measured on 200 training images."""
-        return convert(self.ann, self.num_steps, batches=self.data.calibration(200, 1, draw=0))
+        images = self.data.calibration(200, 1, draw=0)
+        snn = convert(self.ann, self.num_steps, batches=images)
+        if self.search_steps:
+            assumed = convert(self.ann, self.search_steps, batches=images)
+            for (_, site), (_, measured) in zip(snn.neurons(), assumed.neurons(), strict=True):
+                site.threshold.copy_(measured.threshold)
+        return snn
 
     @property
     def loader(self) -> Any:
@@ -79,6 +87,7 @@ class Bench:
         of = {"network": self.name, "weights": self.weights, "on": self.role, "images": self.count}
         of["held_out"] = self.data.validation
         of |= {"corruption": self.corruption} if self.corruption else {}
+        of |= {"search_steps": self.search_steps} if self.search_steps else {}
         return self.results.get(of | {"num_steps": self.num_steps, "rule": title, "draw": draw}, measure)
 
     def of_ann(self) -> Measurement:

@@ -46,9 +46,10 @@ def table_of(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
 
 
-@pytest.mark.parametrize("what", ["table", "select"])
+@pytest.mark.parametrize("what", ["table", "select", "thresholds"])
 def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("accuracy.MEAN_WEIGHTS", (0.0, 3.0, float("inf")))
+    monkeypatch.setattr("accuracy.SEARCH_STEPS", (1, 8))
     options = ["--networks", "cifar10_r20_relu", "--images", "20", "10", "--validation", "20"]
     options += ["--num_steps", "1", "3", "--draws", "2", "1", "--results", str(tmp_path / "results.jsonl")]
     rules = ["--rules", "constant", "exact", "--figure", str(tmp_path / "figure.png")]
@@ -62,8 +63,8 @@ def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
         assert ["±" in cell for cell in rows[-1][1:-1]] == [True, False, False]
         assert (tmp_path / "figure.png").stat().st_size > 10_000
     else:
-        rows = [row for row in rows if row[0] not in ("λ", "---")]
-        assert [row[0] for row in rows] == ["0", "3", "inf"] * 2
+        rows = [row for row in rows if row[0] not in ("λ", "steps of the search", "---")]
+        assert [row[0] for row in rows] == {"select": ["0", "3", "inf"], "thresholds": ["1", "8"]}[what] * 2
     accuracies = [float(row[1].partition(" ")[0]) for row in rows[2:]]
     # Images of noise are recognised by chance.
     assert all(0 <= accuracy <= 60 for accuracy in accuracies)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 BINS = 2048
 _CANDIDATES = 100
-_FEWEST_STEPS = 4
+FEWEST_STEPS = 4  # that the search assumes
 
 
 def histogram(activation: Tensor, maximum: Tensor, channel_dim: int) -> Tensor:
@@ -57,7 +57,7 @@ def mse_threshold(counts: Tensor, maximum: Tensor, num_steps: int, v0: float) ->
     # In units of the channel's maximum all channels share the same bin centres and candidates.
     centres = (torch.arange(BINS, device=counts.device, dtype=torch.float64) + 0.5) / BINS
     fractions = torch.arange(1, _CANDIDATES + 1, device=counts.device, dtype=torch.float64) / _CANDIDATES
-    steps = max(num_steps, _FEWEST_STEPS)
+    steps = max(num_steps, FEWEST_STEPS)
     scaled = centres * (steps / fractions).unsqueeze(1)
     fired = (scaled + v0).floor_().clamp_(0, steps) * (fractions / steps).unsqueeze(1)
     errors = counts.double() @ (centres - fired).square_().T
