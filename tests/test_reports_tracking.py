@@ -35,6 +35,7 @@ def offline(tmp_path, monkeypatch):
         os.makedirs(tmp_path / name)
     yield tmp_path
     wandb.finish()
+    wandb.teardown()  # else the processes of later tests write to this one's service
 
 
 def recorded(logger, offline):
