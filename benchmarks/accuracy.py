@@ -229,7 +229,7 @@ def passes(args: argparse.Namespace, data: trained.Cifar10) -> None:
 def alpha(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy of the heuristic against its step size."""
     lines: dict[str, dict[float, Rule]] = {
-        f"heuristic, {n} passes": {alpha: _heuristic(alpha, n) for alpha in ALPHAS} for n in (1, 5, 20)
+        f"heuristic, {n} pass{'es' * (n > 1)}": {alpha: _heuristic(alpha, n) for alpha in ALPHAS} for n in (1, 5, 20)
     }
     sweep(args, data, "step size α", lines)
 
