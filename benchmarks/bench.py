@@ -69,7 +69,7 @@ class Bench:
     def snn(self) -> SpikingNetwork:
         """The converted network; the thresholds of ReLU and RTS networks are measured on 200 training images."""
         images = self.data.calibration(200, 1, draw=0)
-        snn = convert(self.ann, self.num_steps, batches=images)
+        snn = convert(self.ann, self.num_steps, batches=images, measure=not self.search_steps)
         if self.search_steps:
             assumed = convert(self.ann, self.search_steps, batches=images)
             for (_, site), (_, measured) in zip(snn.neurons(), assumed.neurons(), strict=True):

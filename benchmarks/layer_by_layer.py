@@ -6,7 +6,6 @@ from torch import Tensor
 from ftbc_pl import SpikingNetwork
 from ftbc_pl.conversion.network import Simulation
 from ftbc_pl.conversion.trace import Call
-from ftbc_pl.functional.neuron import per_channel
 from ftbc_pl.functional.solvers import Target, heuristic_bias
 from ftbc_pl.layers import SpikingNeuron
 
@@ -24,11 +23,10 @@ class _OneLayer(Simulation):
         target = Target.of(self.activation[call.name], site.threshold, site.channel_dim)
         for x, spikes in zip(current, out, strict=True):
             step, membrane = site.step, site.membrane_like(x).add_(x)
-            bias = heuristic_bias(
+            site.temporal_bias[step] = heuristic_bias(
                 membrane, site.temporal_bias[step], target, site.threshold, site.channel_dim, alpha=0.4
             )
-            site.temporal_bias[step] = bias
-            membrane.add_(per_channel(bias, membrane.ndim, site.channel_dim))
+            site.add_bias_(step)
             site.fire_(spikes)
         return None
 

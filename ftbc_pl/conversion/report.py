@@ -9,8 +9,6 @@ from typing import Any
 from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.operations import Kind
 
-_OWN_THRESHOLD = {"qcfs": "learned"}
-
 
 @dataclass(frozen=True)
 class ConvertedSite:
@@ -137,7 +135,7 @@ def _describe(call: Call, threshold: str | float, folded: Mapping[str, int]) -> 
         source=call.source,
         shape=call.shape,
         channels=call.shape[call.channel_dim - 1] if spiking else 0,
-        threshold=_OWN_THRESHOLD.get(call.operation, measured) if spiking else "",
+        threshold=("learned" if call.threshold is not None else measured) if spiking else "",
         upper=call.upper,
         folded=sum(folded.get(path, 0) for path in call.layers),
     )
