@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 import trained
 from bench import AUTHORS, Bench, Run
 from matplotlib.axes import Axes
@@ -240,7 +241,10 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
     columns: dict[str, Callable[[Bench], Measurement]] = {
         "ANN": Bench.of_ann,
         "uncalibrated": Bench.uncalibrated,
-        **{key: partial(Bench.calibrated, rule=RULES[key], draw=0) for key in ("paper", "exact", "balanced")},
+        **{
+            RULES[key].title: partial(Bench.calibrated, rule=RULES[key], draw=0)
+            for key in ("paper", "exact", "balanced")
+        },
     }
     figure, panels = panels_of(args)
     for axes, name in zip(panels, args.networks, strict=True):
@@ -256,9 +260,11 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
             cells = " | ".join(f"{values[-1]:.2f}" for values in points.values())
             print(f"| {kind} | {strength:g} | {cells} |", flush=True)
         for title, values in points.items():
-            axes.plot(range(len(cases)), values, "o-", label=title)
+            apart = F.pad(torch.tensor(values).view(len(STRENGTHS), -1), (0, 1), value=float("nan"))
+            axes.plot(apart.flatten(), "o-", label=title)  # a gap where the kind of corruption changes
         axes.set(title=name, ylabel=f"accuracy at T = {run.num_steps} in %")
-        axes.set_xticks(range(len(cases)), [f"{kind} {strength:g}" for kind, strength in cases], rotation=60)
+        ticks = [index + list(STRENGTHS).index(kind) for index, (kind, _) in enumerate(cases)]
+        axes.set_xticks(ticks, [f"{kind} {strength:g}" for kind, strength in cases], rotation=60)
         axes.grid(alpha=0.3)
     save(figure, args)
 
