@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ftbc_pl import calibrate_, convert, prepare
+from ftbc_pl import SpikingNetwork, calibrate_, convert, prepare
+from ftbc_pl.functional.solvers import Solver
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.models import create_network
 
@@ -82,15 +83,13 @@ def calibration(args: argparse.Namespace) -> None:
         snn = convert(ann, NUM_STEPS, example=images[:2])
         sites = len(list(snn.neurons()))
         # Each returns the number of its forwards.
-        things: dict[str, Callable[[], int]] = {"layer by layer": lambda s=snn, x=images: layer_by_layer(s, x)}
-        for solver in ("heuristic", "exact", "balanced"):
-            things[solver] = lambda s=snn, x=images, r=solver: (
-                calibrate_(s, [x], solver=r, progress=False).forward_passes
-            )
+        things: dict[str, Callable[[], int]] = {"layer by layer": partial(layer_by_layer, snn, images)}
+        for solver in get_args(Solver):
+            things[solver] = partial(_calibrate, snn, images, solver)
         if args.authors_repo and name == "cifar_resnet20":
             authors = Authors(args.authors_repo)
             pair = authors.networks(ann, 4, NUM_STEPS)
-            things["authors' code"] = lambda a=authors, p=pair, x=images: a.calibrate(*p, NUM_STEPS, [x], alpha=0.4)[0]
+            things["authors' code"] = partial(_calibrate_theirs, authors, pair, images)
         forwards = {title: thing() for title, thing in things.items()}
         seconds = medians(things, args.runs, warm=True)
         for title, value in seconds.items():
@@ -102,6 +101,14 @@ def calibration(args: argparse.Namespace) -> None:
             print(f"| {case} | {title} | {forwards[title]} | {value:.2f} | {' | '.join(ratios)} |", flush=True)
 
 
+def _calibrate(snn: SpikingNetwork, images: Tensor, solver: Solver) -> int:
+    return calibrate_(snn, [images], solver=solver, progress=False).forward_passes
+
+
+def _calibrate_theirs(authors: Authors, pair: tuple[nn.Module, nn.Module], images: Tensor) -> int:
+    return authors.calibrate(*pair, NUM_STEPS, [images], alpha=0.4)[0]
+
+
 def scaling(args: argparse.Namespace) -> None:
     """Seconds of a calibration against depth, T and batch size."""
     axes_of: dict[str, dict[int, tuple[str, int, int]]] = {
@@ -111,11 +118,11 @@ def scaling(args: argparse.Namespace) -> None:
     }
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     for axes, (axis, cases) in zip(figure.subplots(1, 3), axes_of.items(), strict=True):
-        things: dict[str, Callable[[], Any]] = {}
+        things: dict[str, Callable[[], int]] = {}
         for x, (depth, steps, batch) in cases.items():
             images = torch.randn(batch, 3, 32, 32)
             snn = convert(network(f"cifar_resnet{depth}"), steps, example=images[:2], check=False)
-            things[str(x)] = lambda s=snn, i=images: calibrate_(s, [i], solver="balanced", progress=False)
+            things[str(x)] = partial(_calibrate, snn, images, "balanced")
         seconds = medians(things, args.runs)
         print(f"\n| {axis} | " + " | ".join(seconds) + " |\n|---|" + "---|" * len(seconds))
         print("| seconds | " + " | ".join(f"{value:.2f}" for value in seconds.values()) + " |")
@@ -137,15 +144,20 @@ def inference(args: argparse.Namespace) -> None:
         snn, compiled = (convert(ann, NUM_STEPS, example=images[:2], check=False) for _ in range(2))
         compiled.compile()
         things: dict[str, Callable[[], Any]] = {
-            name: lambda s=snn, x=images: s(x),
-            f"{name}, neurons compiled": lambda s=compiled, x=images: s(x),
-            "ann": lambda a=ann, x=images: [a(x) for _ in range(NUM_STEPS)],
+            name: partial(snn, images),
+            f"{name}, neurons compiled": partial(compiled, images),
+            "ann": partial(_repeat, ann, images),
         }
         seconds = medians(things, args.runs)
         of_ann = seconds.pop("ann")
         for title, value in seconds.items():
             print(f"| {title} | {value:.3f} s | {of_ann:.3f} s | {value / of_ann:.2f} |", flush=True)
     spikingjelly(args)
+
+
+def _repeat(ann: nn.Module, images: Tensor) -> None:
+    for _ in range(NUM_STEPS):
+        ann(images)
 
 
 @torch.no_grad()

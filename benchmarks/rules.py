@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ftbc_pl import SpikingNetwork, calibrate_
+from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.network import Simulation
-from ftbc_pl.conversion.trace import Call
 from ftbc_pl.layers import SpikingNeuron
 
 
