@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=[*COMMANDS, "memory-of"])
     parser.add_argument("--runs", type=int, default=5, help="runs of each of the things compared")
     parser.add_argument("--batch_size", type=int, default=50)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of training")
     parser.add_argument("--device", default="cpu", help="where to run, such as cuda; memory is always that of a CPU")
     parser.add_argument("--authors-repo", help="checkout of the authors' code, to time it beside ours")
     parser.add_argument("--figure", type=Path, help="where to draw the figure of scaling")
@@ -212,10 +213,10 @@ def spikingjelly(args: argparse.Namespace) -> None:
 
 
 def training(args: argparse.Namespace) -> None:
-    """A training step with QCFS against one with ReLU, bf16 and channels last, eager and compiled."""
+    """A training step with QCFS against one with ReLU, channels last, eager and compiled."""
     print("| ResNet-20, batch of 128 | ReLU | QCFS | ratio |\n|---|---|---|---|")
     for compiled in (False, True):
-        things = {activation: _training_step(activation, compiled) for activation in ("relu", "qcfs")}
+        things = {activation: _training_step(activation, compiled, args.precision) for activation in ("relu", "qcfs")}
         seconds = medians(things, 4 * args.runs)
         ratio = seconds["qcfs"] / seconds["relu"]
         title = "torch.compile" if compiled else "eager"
@@ -224,7 +225,7 @@ def training(args: argparse.Namespace) -> None:
         )
 
 
-def _training_step(activation: Any, compiled: bool) -> Callable[[], None]:
+def _training_step(activation: Any, compiled: bool, precision: str) -> Callable[[], None]:
     torch.manual_seed(0)
     made = prepare(create_network("cifar_resnet20"), activation, levels=4, threshold=2.0)
     made = made.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -235,7 +236,7 @@ def _training_step(activation: Any, compiled: bool) -> Callable[[], None]:
     labels = torch.randint(0, 10, (128,))
 
     def step() -> None:
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = F.cross_entropy(made(images), labels)
         optimizer.zero_grad()
         loss.backward()
