@@ -275,7 +275,7 @@ def memory_of(args: argparse.Namespace) -> None:
     if case["what"] == "inference":
         snn(images)
     else:
-        calibrate_(snn, [images], solver="balanced", progress=False)
+        _calibrate(snn, images, "balanced")
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
