@@ -21,11 +21,11 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 import trained
-from bench import AUTHORS, Bench, Run
+from bench import AUTHORS, READOUTS, Bench, Run
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from results import Measurement, Results
 from rules import RULES, Rule, solver
+from tables import header, panels_of, percent, save
 
 from ftbc_pl.functional import thresholds as search
 from ftbc_pl.reports.terminal import table_steps
@@ -51,12 +51,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--draws", nargs="+", type=int, default=[5, 1], help="draws of calibration images, for each of --num_steps"
     )
+    parser.add_argument(
+        "--readouts",
+        nargs="+",
+        choices=READOUTS,
+        default=list(READOUTS),
+        help="of the table; all else takes the last one",
+    )
     parser.add_argument("--validation", type=int, default=5000, help="training images that were held out")
     parser.add_argument(
         "--images",
         nargs="+",
         type=int,
-        default=[10_000, 2000],
+        default=[10_000, 10_000],
         help="images to evaluate on, for each of --num_steps; spread evenly over the set",
     )
     parser.add_argument("--authors-repo", help="checkout of the authors' code, to run it beside ours")
@@ -69,51 +76,29 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def percent(values: Sequence[float]) -> str:
-    """Mean and, for several draws, standard deviation in percent."""
-    column = 100 * torch.tensor(values, dtype=torch.float64)
-    spread = f" ± {column.std().item():.2f}" if len(column) > 1 else ""
-    return f"{column.mean().item():.2f}{spread}"
-
-
-def header(steps: Sequence[int], first: str = "rule", last: str = "| cost of one calibration ") -> str:
-    titles = f"| {first} | " + " | ".join(f"T = {t}" for t in steps) + f" {last}|"
-    return titles + "\n" + "|---" * (titles.count("|") - 1) + "|"
-
-
-def panels_of(args: argparse.Namespace) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with one panel for each network."""
-    figure = Figure(figsize=(3.6 * len(args.networks), 4.0), layout="constrained")
-    return figure, figure.subplots(1, len(args.networks), squeeze=False)[0]
-
-
-def save(figure: Figure, args: argparse.Namespace) -> None:
-    """Save a figure, if that is wanted, with the lines of its first panel explained below all of them."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    if args.figure:
-        figure.savefig(args.figure, dpi=120)
-
-
 def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Rules side by side for each network. Each T comes from the shortest simulation that holds it or from its own."""
     results = Results(args.results)
     figure, panels = panels_of(args)
     for axes, name in zip(panels, args.networks, strict=True):
         benches = [Bench(name, run, data, results) for run in sorted(args.runs)]
-        rows: dict[str, Callable[[Bench, int], Measurement]] = {"uncalibrated": lambda bench, _: bench.uncalibrated()}
-        for key in args.rules:
-            rows[RULES[key].title] = partial(lambda bench, draw, rule: bench.calibrated(rule, draw), rule=RULES[key])
+        rows: dict[tuple[str, str], Callable[[Bench, int], Measurement]] = {}
+        rows["uncalibrated", READOUTS[0]] = lambda bench, _: bench.uncalibrated()
         if args.authors_repo and trained.description(name)["model"]["activation"] == "qcfs":
-            rows[AUTHORS] = lambda bench, draw: bench.of_authors(args.authors_repo, draw)
+            rows[AUTHORS, READOUTS[0]] = lambda bench, draw: bench.of_authors(args.authors_repo, draw)
+        for readout, key in product(args.readouts, args.rules):
+            if (readout, key) != (READOUTS[0], "none"):
+                rows[RULES[key].title, readout] = partial(
+                    lambda bench, draw, **given: bench.calibrated(draw=draw, **given), rule=RULES[key], readout=readout
+                )
         steps = table_steps(max(args.num_steps))
         anns = [(100 * bench.of_ann().accuracy[0], bench) for bench in benches]
         said = ", ".join(f"{ann:.2f} % on {b.count:,} images (T ≤ {b.num_steps})" for ann, b in anns)
         print(f"\n{name}: ANN {said}\n\n{header(steps)}", flush=True)
         axes.axhline(anns[-1][0], color="#333333", linestyle="--", label="ANN")
-        for title, measure in rows.items():
-            # Layer by layer over 32 steps takes the authors' code longer than everything else here together.
-            print(_row(title, measure, benches[:1] if title == AUTHORS else benches, steps, axes), flush=True)
+        for (title, readout), measure in rows.items():
+            # Over 32 steps the authors' code, layer by layer, takes longer than everything else here together.
+            print(_row(title, readout, measure, benches[: 1 if title == AUTHORS else None], steps, axes), flush=True)
         axes.set(title=name, xlabel="timestep T", ylabel="accuracy in %", xscale="log")
         axes.set_xticks(steps, labels=map(str, steps))
         axes.grid(alpha=0.3)
@@ -122,6 +107,7 @@ def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
 
 def _row(
     title: str,
+    readout: str,
     measure: Callable[[Bench, int], Measurement],
     benches: Sequence[Bench],
     steps: Sequence[int],
@@ -132,13 +118,17 @@ def _row(
         for step in (step for step in steps if step <= bench.num_steps and step not in points):
             # Measured thresholds and `balanced` are for one T; all else serves every t of one simulation.
             source = bench.at(step) if bench.measures_thresholds or title == RULES["balanced"].title else bench
-            measured = [measure(source, draw) for draw in range(1 if title == "uncalibrated" else bench.draws)]
+            # Nothing is drawn without a calibration, and the authors' code takes too long to run it for every draw.
+            draws = 1 if title in ("uncalibrated", AUTHORS) else bench.draws
+            measured = [measure(source, draw) for draw in range(draws)]
             points[step] = [one.accuracy[step - 1] for one in measured]
-    axes.plot(list(points), [100 * sum(values) / len(values) for values in points.values()], ".-", label=title)
+    means = [100 * sum(values) / len(values) for values in points.values()]
+    style = ".--" if readout == READOUTS[0] else ".-"
+    axes.plot(list(points), means, style, label=f"{title}; {readout}")
     forwards = measured[0].forwards
     cost = f"{forwards} forward{'' if forwards == 1 else 's'}" if forwards else ""
     cells = [percent(points[step]) if step in points else "not run" for step in steps]
-    return f"| {title} | {' | '.join(cells)} | {cost} |"
+    return f"| {title} | {readout} | {' | '.join(cells)} | {cost} |"
 
 
 def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
@@ -152,7 +142,7 @@ def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
                 title = "exact" if weight == float("inf") else f"balanced, λ = {weight:g}"
                 given = {"solver": "exact"} if title == "exact" else {"solver": "balanced", "mean_weight": weight}
                 rule = solver(title, 200, 1, **given)
-                measured = [bench.calibrated(rule, draw).accuracy for draw in range(run.draws)]
+                measured = [bench.calibrated(rule, draw, args.readouts[-1]).accuracy for draw in range(run.draws)]
                 cells = [percent([accuracy[step - 1] for accuracy in measured]) for step in steps]
                 print(f"| {weight:g} | {' | '.join(cells)} |", flush=True)
 
@@ -169,8 +159,8 @@ def thresholds(args: argparse.Namespace, data: trained.Cifar10) -> None:
             for step in steps:
                 bench = Bench(name, Run(step, run.draws, run.images), data, results, role="val")
                 bench.search_steps = assumed
-                measured = [bench.calibrated(RULES[key], draw).accuracy[-1] for draw in range(run.draws)]
-                cells.append(percent(measured))
+                draws = [bench.calibrated(RULES[key], draw, args.readouts[-1]) for draw in range(run.draws)]
+                cells.append(percent([one.accuracy[-1] for one in draws]))
             print(f"| {assumed} | {' | '.join(cells)} |", flush=True)
 
 
@@ -187,7 +177,8 @@ def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dic
         for x in xs:
             cells = []
             for title, rules in lines.items():
-                values = [bench.calibrated(rules[x], draw).accuracy[-1] for draw in range(run.draws)]
+                draws = [bench.calibrated(rules[x], draw, args.readouts[-1]) for draw in range(run.draws)]
+                values = [one.accuracy[-1] for one in draws]
                 cells.append(percent(values))
                 points[title].append(100 * sum(values) / len(values))
             print(f"| {x:g} | {' | '.join(cells)} |", flush=True)
@@ -242,7 +233,7 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
         "ANN": Bench.of_ann,
         "uncalibrated": Bench.uncalibrated,
         **{
-            RULES[key].title: partial(Bench.calibrated, rule=RULES[key], draw=0)
+            RULES[key].title: partial(Bench.calibrated, rule=RULES[key], draw=0, readout=args.readouts[-1])
             for key in ("paper", "exact", "balanced")
         },
     }

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,13 @@ from results import Measurement, Results
 from rules import Rule
 from torch import Tensor
 from torchvision.transforms import functional as TF
+from tqdm import tqdm
 
 from ftbc_pl import SpikingNetwork, convert, evaluate
+from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
+from ftbc_pl.functional.readout import mean_readout
 
+READOUTS = ("mean", "least squares")
 AUTHORS = "authors' code (QCFS branch), α = 0.4, 3 × 200 images"
 CORRUPTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "noise": lambda images, strength: (images + strength * torch.randn_like(images)).clamp(0, 1),
@@ -45,6 +49,7 @@ class Bench:
         self.num_steps, self.draws, self.count = run
         self.corruption: tuple[str, float] | None = None
         self.search_steps: int | None = None
+        # Biases and weights of the readout, forwards and seconds.
         self._calibrations: dict[tuple[str, int], tuple[list[Tensor], tuple[int, float]]] = {}
         weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
         self.weights = hashlib.sha256(weights).hexdigest()[:8]
@@ -82,12 +87,15 @@ class Bench:
         clean = self.data.batches(self.role, self.count)
         return list(_corrupted(clean, self.data, *self.corruption)) if self.corruption else clean
 
-    def measured(self, title: str, draw: int, measure: Callable[[], Measurement]) -> Measurement:
+    def measured(
+        self, title: str, draw: int, measure: Callable[[], Measurement], readout: str = READOUTS[0]
+    ) -> Measurement:
         """A measurement of this network, from the file if it is there."""
         of = {"network": self.name, "weights": self.weights, "on": self.role, "images": self.count}
         of["held_out"] = self.data.validation
         of |= {"corruption": self.corruption} if self.corruption else {}
         of |= {"search_steps": self.search_steps} if self.search_steps else {}
+        of |= {"readout": readout} if readout != READOUTS[0] else {}
         return self.results.get(of | {"num_steps": self.num_steps, "rule": title, "draw": draw}, measure)
 
     def of_ann(self) -> Measurement:
@@ -103,24 +111,41 @@ class Bench:
 
         return self.measured("uncalibrated", 0, measure)
 
-    def calibrated(self, rule: Rule, draw: int) -> Measurement:
+    def calibrated(self, rule: Rule, draw: int, readout: str) -> Measurement:
         """Accuracy after a rule was given the calibration images of a draw."""
+        found: dict[str, Measurement] = {}
 
-        def measure() -> Measurement:
-            cost = self._calibrate(rule, draw)
-            return Measurement(tuple(evaluate(self.snn, self.loader).tolist()), *cost)
+        def measure(name: str) -> Measurement:
+            if not found:
+                found.update(self._simulate(rule, draw))
+            return found[name]
 
-        return self.measured(rule.title, draw, measure)
+        asked = self.measured(rule.title, draw, lambda: measure(readout), readout)
+        # One simulation tells of both readouts, so both are kept.
+        for name in READOUTS if found else ():
+            self.measured(rule.title, draw, partial(measure, name), name)
+        return asked
+
+    def _simulate(self, rule: Rule, draw: int) -> dict[str, Measurement]:
+        """Accuracy after a rule with each readout."""
+        cost = self._calibrate(rule, draw)
+        weights = dict(zip(READOUTS, (mean_readout(self.num_steps), self.snn.readout_weights), strict=True))
+        metrics = {name: TimestepAccuracy(self.num_steps) for name in READOUTS}
+        for images, labels in tqdm(self.loader, desc="Evaluating"):
+            outputs = self.snn(images)
+            for name, metric in metrics.items():
+                metric.update(torch.tensordot(weights[name].to(outputs), outputs, 1), labels)
+        return {name: Measurement(tuple(per_step(metric)), *cost) for name, metric in metrics.items()}
 
     def _calibrate(self, rule: Rule, draw: int) -> tuple[int, float]:
-        """Give the network the biases of a rule, which is run once for each draw."""
-        sites = [site for _, site in self.snn.neurons()]
+        """Give the network the biases and readout of a rule, which is run once for each draw."""
+        tensors = [*(site.temporal_bias for _, site in self.snn.neurons()), self.snn.readout_weights]
         if (rule.title, draw) not in self._calibrations:
             cost = rule(self.snn, self.data.calibration(rule.batch_size, rule.num_batches, draw))
-            self._calibrations[rule.title, draw] = ([site.temporal_bias.clone() for site in sites], cost)
-        biases, cost = self._calibrations[rule.title, draw]
-        for site, bias in zip(sites, biases, strict=True):
-            site.temporal_bias.copy_(bias)
+            self._calibrations[rule.title, draw] = ([values.clone() for values in tensors], cost)
+        found, cost = self._calibrations[rule.title, draw]
+        for values, calibrated in zip(tensors, found, strict=True):
+            values.copy_(calibrated)
         return cost
 
     def of_authors(self, repository: str, draw: int) -> Measurement:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ftbc_pl import SpikingNetwork
 from ftbc_pl.conversion.calls import Call
-from ftbc_pl.conversion.network import Simulation
+from ftbc_pl.conversion.simulation import Simulation
 from ftbc_pl.functional.solvers import Target, heuristic_bias
 from ftbc_pl.layers import SpikingNeuron
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ftbc_pl import SpikingNetwork, calibrate_
 from ftbc_pl.conversion.calls import Call
-from ftbc_pl.conversion.network import Simulation
+from ftbc_pl.conversion.simulation import Simulation
+from ftbc_pl.functional.readout import error_products, least_squares_readout
 from ftbc_pl.layers import SpikingNeuron
 
 
@@ -60,17 +61,29 @@ class _Constant(Simulation):
 
 
 @torch.no_grad()
-def constant(snn: SpikingNetwork, batches: list[Tensor]) -> int:
-    """A bias without a time axis, as in the light calibration of Li et al. (ICML 2021), in one forward."""
+def _once(snn: SpikingNetwork, batches: list[Tensor], visitor: type[Simulation]) -> int:
+    """One forward of the first batch without biases, which the visitor may set; then the weights of the readout."""
     for _, site in snn.neurons():
         site.temporal_bias.zero_()
     snn.reset()
-    snn.visit(batches[0], _Constant(snn.num_steps, ann_rows=True))
+    outputs = snn.visit(batches[0], visitor(snn.num_steps, ann_rows=True))
     snn.reset()
+    snn.readout_weights.copy_(least_squares_readout(error_products(outputs[1:], outputs[0])))
     return 1
 
 
+def constant(snn: SpikingNetwork, batches: list[Tensor]) -> int:
+    """A bias without a time axis, as in the light calibration of Li et al. (ICML 2021), in one forward."""
+    return _once(snn, batches, _Constant)
+
+
+def no_bias(snn: SpikingNetwork, batches: list[Tensor]) -> int:
+    """Nothing but the weights of the readout, in one forward."""
+    return _once(snn, batches, Simulation)
+
+
 RULES = {
+    "none": Rule("no bias, 1 × 200 images", 200, 1, no_bias),
     "constant": Rule("constant bias, 1 × 200 images", 200, 1, constant),
     "layer": solver(
         "heuristic by layer, α = 0.4, 3 × 200 images", 200, 3, solver="heuristic", alpha=0.4, granularity="layer"

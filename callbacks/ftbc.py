@@ -42,6 +42,7 @@ class FTBC(Callback):
         passes: int = 1,
         num_batches: int = 1,
         batch_size: int = 128,
+        readout: Literal["least_squares", "mean"] = "least_squares",
         threshold: str | float = "mse",
         v0: float = 0.5,
         smooth: Literal["error", "rate"] = "error",
@@ -68,6 +69,8 @@ class FTBC(Callback):
             passes: How often heuristic goes over the batches.
             num_batches: Batches of training images to calibrate with.
             batch_size: Images in each of them, counted over all processes.
+            readout: What the prediction at t is made of. least_squares weighs the outputs of the steps up to t so that
+                they come closest to the ANN's output; mean is their plain mean, as in the papers.
             threshold: mse, max or a percentile: how the thresholds of ReLU and clipped ReLU are measured; QCFS has its
                 own.
             v0: Membrane at the start as a fraction of the threshold.
@@ -94,7 +97,9 @@ class FTBC(Callback):
             raise ValueError(f"ftbc.time_chunk must be at least 1, got {time_chunk}.")
         self.enabled = enabled
         self.num_steps = num_steps
-        self.options = CalibrationOptions(solver, granularity, alpha, mean_weight, horizon, passes, num_batches)
+        self.options = CalibrationOptions(
+            solver, granularity, alpha, mean_weight, horizon, passes, num_batches, readout
+        )
         self.batch_size = batch_size
         self.conversion: dict[str, Any] = {
             "threshold": check_threshold(threshold), "v0": v0, "smooth": smooth, "fold_bn": fold_bn

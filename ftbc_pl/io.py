@@ -19,7 +19,7 @@ from ftbc_pl.files import atomic_path, write_json_atomic
 from ftbc_pl.models import create_network
 
 FORMAT = "ftbc_pl.snn"
-VERSION = 1
+VERSION = 2
 
 
 def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: CalibrationReport | None = None) -> None:

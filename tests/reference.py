@@ -79,3 +79,31 @@ def balanced_bias(
         return float(left.square().mean() + mean_weight * left.mean() ** 2)
 
     return min(((b, loss(b)) for b in candidates), key=lambda pair: (pair[1], abs(pair[0])))
+
+
+def error_products(outputs: Tensor, target: Tensor) -> Tensor:
+    """Sum over images and classes of the product of the errors of each two steps; outputs (T, B, K), target (B, K)."""
+    steps = len(outputs)
+    products = torch.zeros(steps, steps, dtype=torch.float64)
+    for first in range(steps):
+        for second in range(steps):
+            for image in range(len(target)):
+                for label in range(target.shape[1]):
+                    one = outputs[first, image, label].item() - target[image, label].item()
+                    other = outputs[second, image, label].item() - target[image, label].item()
+                    products[first, second] += one * other
+    return products
+
+
+def readout(products: Tensor, t: int) -> Tensor:
+    """Weights of the first t steps: least wᵀEw with weights that add up to 1, the diagonal of E a hundredth larger.
+
+    The conditions of Lagrange: 2·E·w + m = 0 and Σw = 1.
+    """
+    system = torch.ones(t + 1, t + 1, dtype=torch.float64)
+    system[:t, :t] = 2 * products[:t, :t]
+    system[:t, :t] += torch.diag(2 * 0.01 * products[:t, :t].diagonal())
+    system[t, t] = 0
+    right = torch.zeros(t + 1, dtype=torch.float64)
+    right[t] = 1
+    return torch.linalg.solve(system, right)[:t]

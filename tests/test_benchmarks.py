@@ -52,25 +52,27 @@ def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("accuracy.SEARCH_STEPS", (1, 8))
     options = ["--networks", "cifar10_r20_relu", "--images", "20", "10", "--validation", "20"]
     options += ["--num_steps", "1", "3", "--draws", "2", "1", "--results", str(tmp_path / "results.jsonl")]
-    rules = ["--rules", "constant", "exact", "--figure", str(tmp_path / "figure.png")]
+    rules = ["--rules", "none", "constant", "exact", "--figure", str(tmp_path / "figure.png")]
     run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, *rules)
     printed = capsys.readouterr().out
     rows = table_of(printed)
     if what == "table":
-        assert [row[0].partition(",")[0] for row in rows[2:]] == ["uncalibrated", "constant bias", "exact"]
-        assert [row[-1].partition(",")[0] for row in rows[3:]] == ["1 forward", "1 forward"]
+        titles = ["uncalibrated", "constant bias", "exact", "no bias", "constant bias", "exact"]
+        assert [row[0].partition(",")[0] for row in rows[2:]] == titles
+        assert [row[1] for row in rows[2:]] == ["mean"] * 3 + ["least squares"] * 3
+        assert [row[-1] for row in rows[3:]] == ["1 forward"] * 5
         # two draws at T = 1, one beyond
-        assert ["±" in cell for cell in rows[-1][1:-1]] == [True, False, False]
+        assert ["±" in cell for cell in rows[-1][2:-1]] == [True, False, False]
         assert (tmp_path / "figure.png").stat().st_size > 10_000
     else:
         rows = [row for row in rows if row[0] not in ("λ", "steps of the search", "---")]
         assert [row[0] for row in rows] == {"select": ["0", "3", "inf"], "thresholds": ["1", "8"]}[what] * 2
-    accuracies = [float(row[1].partition(" ")[0]) for row in rows[2:]]
+    accuracies = [float(row[1 + (what == "table")].partition(" ")[0]) for row in rows[2:]]
     # Images of noise are recognised by chance.
     assert all(0 <= accuracy <= 60 for accuracy in accuracies)
     # What was measured is printed again, not measured again.
     measured = (tmp_path / "results.jsonl").read_text()
-    monkeypatch.setattr("bench.evaluate", None)
+    monkeypatch.setattr("bench.convert", None)
     run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, *rules)
     assert capsys.readouterr().out == printed
     assert (tmp_path / "results.jsonl").read_text() == measured
@@ -192,7 +194,7 @@ def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, t
     rows = []
     for source in (anew, ["--data", "nowhere"]):
         run(monkeypatch, "accuracy", "table", *options, *source)
-        rows.append([[float(cell) for cell in row[1:4]] for row in table_of(capsys.readouterr().out)[2:]])
+        rows.append([[float(cell) for cell in row[2:5]] for row in table_of(capsys.readouterr().out)[2:]])
     measured, kept = rows
     assert len(measured) == 4
     assert measured == [pytest.approx(row, abs=0.1) for row in kept]

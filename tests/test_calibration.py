@@ -3,9 +3,10 @@ import torch
 from torch import nn
 
 from ftbc_pl import calibrate_, convert, evaluate, prepare
-from ftbc_pl.conversion.network import Simulation
+from ftbc_pl.conversion.simulation import Simulation
 from ftbc_pl.evaluation import TimestepAccuracy
 from ftbc_pl.functional.balanced import mean_weight_for
+from ftbc_pl.functional.readout import error_products, least_squares_readout
 from tests.networks import create, images, small_cnn
 
 
@@ -17,6 +18,10 @@ def double_snn(num_steps=8, network=None, activation="qcfs"):
 
 def biases(snn):
     return [site.temporal_bias.clone() for _, site in snn.neurons()]
+
+
+def calibration_of(snn):
+    return [*biases(snn), snn.readout_weights.clone()]
 
 
 def test_zero_bias_changes_nothing():
@@ -150,21 +155,66 @@ def test_calibration_brings_the_spiking_network_closer_to_the_ann():
     assert error() < 0.7 * uncalibrated
 
 
-def test_nan_names_the_site_and_leaves_the_biases_alone():
+@pytest.mark.parametrize("solver", ["exact", "heuristic"])
+def test_the_readout_comes_closest_to_the_ann(solver):
+    snn = double_snn(6, create("cifar_resnet20"))
+    batch = images(32, 32).double()
+    report = calibrate_(snn, [batch], solver=solver, progress=False)
+    weights, outputs, ann = snn.readout_weights, snn(batch), snn.network(batch)
+    assert torch.equal(weights, weights.tril())
+    torch.testing.assert_close(weights.sum(1), torch.ones(6).double())
+    assert report.readout_weights == tuple(weights[-1].tolist())
+    read = snn.readout(outputs)
+    for t in range(6):
+        torch.testing.assert_close(read[t], sum(weights[t, s] * outputs[s] for s in range(t + 1)))
+    errors = (read - ann).square().sum([1, 2])
+    means = torch.stack([outputs[: t + 1].mean(0) for t in range(6)])
+    by_mean = (means - ann).square().sum([1, 2])
+    assert errors[0] == pytest.approx(by_mean[0].item())
+    assert (errors[1:] < by_mean[1:]).all()
+    with snn.uncalibrated():
+        torch.testing.assert_close(snn.readout(outputs), means)
+    calibrate_(snn, [batch], solver=solver, readout="mean", progress=False)
+    torch.testing.assert_close(snn.readout(outputs), means)
+
+
+def errors_on(snn, batch):
+    return error_products(snn(batch), snn.network(batch))
+
+
+def test_the_readout_is_that_of_all_batches_and_for_the_heuristic_of_the_last_one():
+    batches, snn = [images(8, seed=i).double() for i in range(2)], double_snn(4)
+    total = torch.zeros(4, 4, dtype=torch.float64)
+    for batch in batches:
+        calibrate_(snn, [batch], progress=False)
+        total += errors_on(snn, batch)
+    calibrate_(snn, batches, num_batches=2, progress=False)
+    torch.testing.assert_close(snn.readout_weights, least_squares_readout(total))
+    calibrate_(snn, batches, solver="heuristic", num_batches=2, progress=False)
+    torch.testing.assert_close(snn.readout_weights, least_squares_readout(errors_on(snn, batches[1])))
+
+
+def test_other_outputs_than_logits_keep_the_mean():
+    snn = convert(create("resnet18", features_only=True), 3, batches=[images(2, 32)])
+    report = calibrate_(snn, [images(2, 32)], progress=False)
+    assert report.readout_weights == pytest.approx([1 / 3] * 3)
+
+
+def test_nan_names_the_site_and_leaves_the_calibration_alone():
     snn = double_snn()
     calibrate_(snn, [images().double()], progress=False)
-    before = biases(snn)
+    before = calibration_of(snn)
     bad = images().double()
     bad[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"Site 1 \(.*\) has NaN or infinite input"):
         calibrate_(snn, [bad], progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(biases(snn), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(calibration_of(snn), before, strict=True))
 
 
-def test_an_interrupt_leaves_the_biases_alone():
+def test_an_interrupt_leaves_the_calibration_alone():
     snn = double_snn()
     calibrate_(snn, [images().double()], progress=False)
-    before = biases(snn)
+    before = calibration_of(snn)
 
     def interrupted():
         yield images(seed=5).double()
@@ -172,7 +222,7 @@ def test_an_interrupt_leaves_the_biases_alone():
 
     with pytest.raises(KeyboardInterrupt):
         calibrate_(snn, interrupted(), num_batches=2, progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(biases(snn), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(calibration_of(snn), before, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -183,6 +233,7 @@ def test_an_interrupt_leaves_the_biases_alone():
         ({"mean_weight": float("inf"), "solver": "balanced"}, "got inf; solver 'exact' is the limit"),
         ({"mean_weight": 3.0}, "mean_weight is an option of solver 'balanced'; 'exact' has none"),
         ({"granularity": "pixel"}, "granularity must be"),
+        ({"readout": "last"}, "readout must be 'least_squares' or 'mean', got 'last'"),
         ({"alpha": 0.0}, "alpha must lie in"),
         ({"passes": 2}, "solver 'exact' needs one pass"),
         ({"horizon": 0, "solver": "balanced"}, "horizon must be at least 1, got 0"),
@@ -199,12 +250,12 @@ def test_bad_options(kwargs, message):
 
 
 def test_accuracy_at_every_step():
-    # Classes predicted from the sums: step 1 → (1, 0), step 2 → (0, 0); labels (1, 0).
-    logits = torch.tensor([[[0.0, 1.0], [2.0, 0.0]], [[3.0, 0.0], [0.0, 1.0]]])
+    # Predicted classes: step 1 → (1, 0), step 2 → (0, 0); labels (1, 0).
+    logits = torch.tensor([[[0.0, 1.0], [2.0, 0.0]], [[3.0, 1.0], [2.0, 1.0]]])
     metric = TimestepAccuracy(2)
     metric.update(logits, torch.tensor([1, 0]))
     assert metric.compute().tolist() == [1.0, 0.5]
-    with pytest.raises(ValueError, match=r"Expected outputs \(2, 1, classes\)"):
+    with pytest.raises(ValueError, match=r"Expected logits \(2, 1, classes\)"):
         metric.update(logits, torch.tensor([1]))
 
 

@@ -20,8 +20,8 @@ def batch():
     return images(33).double()
 
 
-def biases(network):
-    return [site.temporal_bias for _, site in network.neurons()]
+def calibration_of(network):
+    return [*(site.temporal_bias for _, site in network.neurons()), network.readout_weights]
 
 
 def broken(rank):
@@ -44,7 +44,7 @@ def share(rank, store, folder):
     for solver in ("balanced", "exact", "heuristic"):
         network = snn()
         calibrate_(network, [batch()[SHARES[rank]]], solver=solver, progress=False)
-        found[solver] = biases(network)
+        found[solver] = calibration_of(network)
     for message, loader in LOADERS.items():
         with pytest.raises(ValueError, match=message):
             calibrate_(snn(), loader(rank), num_batches=2 if "loader" in message else 1, progress=False)
@@ -58,6 +58,6 @@ def test_unequal_shares_calibrate_and_fail_together(tmp_path):
     for solver, found in first.items():
         network = snn()
         calibrate_(network, [batch()], solver=solver, progress=False)
-        for mine, theirs, alone in zip(found, second[solver], biases(network), strict=True):
+        for mine, theirs, alone in zip(found, second[solver], calibration_of(network), strict=True):
             assert torch.equal(mine, theirs)
             torch.testing.assert_close(mine, alone, rtol=0, atol=1e-12)

@@ -32,6 +32,7 @@ class TestSubcommands:
         assert [len(found["accuracy"][key]) for key in ("uncalibrated", "calibrated")] == [4, 4]
         assert found["calibration"]["forward_passes"] == 1
         assert found["calibration"]["images"] == 40
+        assert sum(found["calibration"]["readout_weights"]) == pytest.approx(1)
         assert found["split"] == "validation"
         assert found["images"] == 144
         assert (found["conversion"]["spiking"], found["conversion"]["rate_exact"]) == (19, 0)
@@ -45,7 +46,7 @@ class TestSubcommands:
         snn = load_snn(fitted / "out")
         correct, total = torch.zeros(4), 0
         for batch, labels in data.val_dataloader():
-            correct += (snn(batch).cumsum(0).argmax(-1) == labels).sum(1)
+            correct += (snn.readout(snn(batch)).argmax(-1) == labels).sum(1)
             total += len(labels)
         assert (correct / total).tolist() == pytest.approx(results(fitted / "out")["accuracy"]["calibrated"])
 
@@ -142,6 +143,7 @@ SHIPPED = [
     "cifar10_r20+relu",
     "cifar10_r20+rts",
     "cifar10_r20+layerwise",
+    "cifar10_r20+paper",
     "cifar10_r20+from_relu",
     "cifar10_r20+rts+from_relu",
 ]
@@ -173,6 +175,8 @@ def test_configs_run(names):
     found = results(run_folder())
     assert len(found["accuracy"]["calibrated"]) == 2
     assert found["calibration"]["granularity"] == ("layer" if "layerwise" in names else "channel")
+    by_mean = found["calibration"]["readout_weights"] == [0.5, 0.5]
+    assert by_mean == ("paper" in names)
     operations = {site[1] for site in json.loads((run_folder() / "snn.json").read_text())["sites"]}
     activation = {"cifar10_mobilenetv2": "hardtanh", "cifar10_vit": "relu", "cifar10_r20+relu": "relu"}
     activation |= dict.fromkeys(["cifar10_r20+rts", "cifar10_r20+rts+from_relu"], "clipped_relu")

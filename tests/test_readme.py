@@ -51,4 +51,5 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     }
     exec(code, scope)
     assert scope["accuracy"].shape == (8,)
-    assert torch.equal(scope["snn"](images(2, 64)), scope["logits"])
+    snn = scope["snn"]
+    assert torch.equal(snn.readout(snn(images(2, 64))), scope["logits"])

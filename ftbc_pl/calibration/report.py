@@ -43,6 +43,7 @@ class CalibrationReport:
         forward_passes: Forwards of the network that were counted, one for all T timesteps of one batch.
         seconds: Wall-clock time.
         sites: One report a spiking site, in forward order.
+        readout_weights: How much the output of each step counts in the prediction at T.
     """
 
     solver: str
@@ -51,6 +52,7 @@ class CalibrationReport:
     forward_passes: int
     seconds: float
     sites: tuple[SiteReport, ...]
+    readout_weights: tuple[float, ...]
 
     @property
     def dead_channels(self) -> int:
@@ -72,7 +74,8 @@ class CalibrationReport:
         """The inverse of :meth:`to_dict`."""
         names = {field.name for field in fields(cls)}
         sites = tuple(SiteReport.from_dict(site) for site in values["sites"])
-        return cls(**{k: v for k, v in values.items() if k in names - {"sites"}}, sites=sites)
+        plain = {k: v for k, v in values.items() if k in names - {"sites", "readout_weights"}}
+        return cls(**plain, sites=sites, readout_weights=tuple(values["readout_weights"]))
 
     def __str__(self) -> str:
         """One line."""

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.errors import ConversionError
-from ftbc_pl.conversion.network import Simulation, SpikingNetwork
+from ftbc_pl.conversion.network import SpikingNetwork
+from ftbc_pl.conversion.simulation import Simulation
 from ftbc_pl.layers import SpikingNeuron
 
 _STEPS = 3

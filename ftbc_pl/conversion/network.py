@@ -7,7 +7,7 @@ rows alike; at each site the rows are seen as (T, B, ...) again.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,79 +18,16 @@ from ftbc_pl.conversion.calls import Call, Trace
 from ftbc_pl.conversion.composite import COMPOSITE, expanded
 from ftbc_pl.conversion.operations import Kind
 from ftbc_pl.conversion.report import ConversionReport
+from ftbc_pl.conversion.simulation import Simulation, Visitor
 from ftbc_pl.functional.fused import check_compiler
-from ftbc_pl.layers import SpikingNeuron, TemporalDifference
+from ftbc_pl.functional.readout import mean_readout
+from ftbc_pl.layers import SpikingNeuron
 
 _OTHER_PATH = (
     "The network called other operations than when it was converted: its forward depends on the data or on the input "
     "size. Convert it again with an example of this size, or remove the dependence."
 )
-
-
 _CPU_ROWS = 128
-
-
-class Visitor(Protocol):
-    """What happens at the sites during one forward of the ANN's code."""
-
-    def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the output of a spiking site for its input ``x``; ``activation`` is what the ANN would do."""
-
-    def rate_exact(
-        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
-    ) -> Tensor:
-        """Return the output of a rate-exact site."""
-
-
-class Simulation:
-    """Visitor that runs K timesteps in K·B rows, behind B rows of the ANN's own stream if ``ann_rows``."""
-
-    def __init__(self, num_steps: int, ann_rows: bool = False) -> None:
-        """Create the visitor for K = ``num_steps``."""
-        self.num_steps = num_steps
-        self.ann_rows = ann_rows
-
-    @property
-    def rows(self) -> int:
-        """Number of blocks of B rows."""
-        return self.num_steps + self.ann_rows
-
-    def unfold(self, x: Tensor, static: bool) -> Tensor:
-        """View rows as (blocks, B, ...)."""
-        return x.unsqueeze(0).expand(self.rows, *x.shape) if static else x.unflatten(0, (self.rows, -1))
-
-    def output(self, call: Call, x: Tensor) -> Tensor:
-        """Memory for the output of a site, (blocks, B, ...): its input's if the ANN overwrites that."""
-        if call.inplace and not call.static[0]:
-            return x.unflatten(0, (self.rows, -1))
-        if call.static[0]:
-            return _blocks_like(x, self.rows)
-        return torch.empty_like(x).unflatten(0, (self.rows, -1))
-
-    def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        """Simulate the neurons of a site; the ANN's rows get the ANN's activation."""
-        blocks, out = self.unfold(x, call.static[0]), self.output(call, x)
-        if self.ann_rows:
-            out[0].copy_(activation(blocks[0].clone()))
-        self.simulate(call, site, blocks[self.ann_rows :], out)
-        return out.flatten(0, 1)
-
-    def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
-        """Write θ·s behind the ANN's rows of ``out`` (blocks, B, C, ...)."""
-        site(current, out[self.ann_rows :])
-
-    def rate_exact(
-        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
-    ) -> Tensor:
-        """Apply the rate-exact replacement; what is the same at every step needs none."""
-        if all(call.static):
-            return function(*inputs)
-        blocks = [self.unfold(x, static) for x, static in zip(inputs, call.static, strict=True)]
-        spikes = site(function, *(block[self.ann_rows :] for block in blocks))
-        if self.ann_rows:
-            spikes = torch.cat([function(*(block[0] for block in blocks)).unsqueeze(0), spikes])
-        out = spikes.flatten(0, 1)
-        return inputs[0].copy_(out) if call.inplace and not call.static[0] else out
 
 
 class SpikingNetwork(nn.Module):
@@ -105,7 +42,11 @@ class SpikingNetwork(nn.Module):
             on a CPU as many as make about 128 rows, which its caches hold.
         options: The arguments of the conversion, as plain values.
         folded: Numbers of normalisation layers folded into each layer, by path of the layer.
+        readout_weights: How much the output of each step counts in the prediction at each t, (T, T); calibration sets
+            them, before they are those of the plain mean.
     """
+
+    readout_weights: Tensor
 
     def __init__(
         self,
@@ -126,6 +67,8 @@ class SpikingNetwork(nn.Module):
         self.static_prefix = trace.static_prefix
         self.options = options
         self.folded = folded
+        self.register_buffer("readout_weights", mean_readout(num_steps).float())
+        self._use_readout = True
         self._trace = trace
         self.eval()
 
@@ -180,8 +123,8 @@ class SpikingNetwork(nn.Module):
             images: (B, ...).
 
         Returns:
-            Output of each step, (T, B, num_classes); its mean over T is the prediction. Networks with several outputs
-            or feature maps give the same structure of such tensors, (T, B, ...).
+            Output of each step, (T, B, num_classes); :meth:`readout` makes predictions of them. Networks with several
+            outputs or feature maps give the same structure of such tensors, (T, B, ...).
         """
         self.reset()
         try:
@@ -189,6 +132,18 @@ class SpikingNetwork(nn.Module):
         finally:
             self.reset()
         return tree_map(_joined, *chunks) if len(chunks) > 1 else chunks[0]
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        """Combine the outputs of the steps so far into the prediction at each t.
+
+        Args:
+            outputs: Output of each step, (T, B, num_classes).
+
+        Returns:
+            Logits at t = 1 … T, (T, B, num_classes).
+        """
+        weights = self.readout_weights if self._use_readout else mean_readout(self.num_steps)
+        return torch.tensordot(weights.to(outputs), outputs, 1)
 
     def chunks(self, batch_size: int) -> list[int]:
         """Numbers of timesteps to run at once for a batch of that size; they add up to T."""
@@ -210,14 +165,17 @@ class SpikingNetwork(nn.Module):
 
     @contextmanager
     def uncalibrated(self) -> Iterator[None]:
-        """Simulate without the temporal bias inside this context."""
-        for _, site in self.neurons():
-            site.use_bias = False
+        """Simulate without the temporal bias, and read out plain means, inside this context."""
+        self._use_calibration(False)
         try:
             yield
         finally:
-            for _, site in self.neurons():
-                site.use_bias = True
+            self._use_calibration(True)
+
+    def _use_calibration(self, use: bool) -> None:
+        self._use_readout = use
+        for _, site in self.neurons():
+            site.use_bias = use
 
 
 class Redirection(TorchFunctionMode):
@@ -281,10 +239,3 @@ class Redirection(TorchFunctionMode):
 def _joined(*parts: Any) -> Any:
     """Outputs of several runs of timesteps as one; what is no tensor is the same in all."""
     return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
-
-
-def _blocks_like(x: Tensor, blocks: int) -> Tensor:
-    """Uninitialised (blocks, *x.shape) in the memory layout of ``x`` (channels_last, say) with time in front."""
-    like = torch.empty_like(x)
-    strides = (like.numel(), *like.stride())
-    return torch.empty_strided((blocks, *like.shape), strides, dtype=x.dtype, device=x.device)

@@ -30,13 +30,13 @@ def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
     metric = TimestepAccuracy(snn.num_steps).to(snn.device)
     batches = 0
     for images, labels in tqdm(loader, desc="Evaluating", disable=not progress or not is_main_process()):
-        logits = snn(images.to(snn.device))
-        if not isinstance(logits, Tensor):
+        outputs = snn(images.to(snn.device))
+        if not isinstance(outputs, Tensor):
             raise ValueError(
-                f"Accuracy needs one output (T, B, classes), the network gives a {type(logits).__name__}: call the "
+                f"Accuracy needs one output (T, B, classes), the network gives a {type(outputs).__name__}: call the "
                 "network itself and measure what you need."
             )
-        metric.update(logits, labels.to(snn.device))
+        metric.update(snn.readout(outputs), labels.to(snn.device))
         batches += 1
     if not batches:
         raise ValueError("There is nothing to evaluate: the loader is empty.")

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 
 class TimestepAccuracy(Metric):
-    """Top-1 accuracy of the mean output up to t, for every t = 1 … T.
+    """Top-1 accuracy of the prediction at t, for every t = 1 … T.
 
     One metric with a state of length T: a collection of T equal metrics would be merged into one by torchmetrics.
     """
@@ -29,7 +29,7 @@ class TimestepAccuracy(Metric):
         """Add a batch.
 
         Args:
-            logits: Output of each step, (T, B, num_classes).
+            logits: Logits at each step, (T, B, num_classes), as ``snn.readout`` gives them.
             labels: Class indices, (B,).
 
         Raises:
@@ -37,20 +37,14 @@ class TimestepAccuracy(Metric):
         """
         if logits.shape[:2] != (len(self.correct), len(labels)):
             raise ValueError(
-                f"Expected outputs ({len(self.correct)}, {len(labels)}, classes), got {tuple(logits.shape)}."
+                f"Expected logits ({len(self.correct)}, {len(labels)}, classes), got {tuple(logits.shape)}."
             )
-        predicted = predictions(logits)
-        self.correct += (predicted == labels).sum(1)
+        self.correct += (logits.argmax(-1) == labels).sum(1)
         self.total += labels.numel()
 
     def compute(self) -> Tensor:
         """Accuracy at t = 1 … T, (T,), in 0..1."""
         return self.correct.double() / self.total
-
-
-def predictions(logits: Tensor) -> Tensor:
-    """Predicted class of the outputs up to each step: (T, B, num_classes) → (T, B)."""
-    return logits.cumsum(0).argmax(-1)
 
 
 def per_step(metric: TimestepAccuracy) -> list[float]:

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ftbc_pl.conversion.network import SpikingNetwork
-from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step, predictions
+from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class SpikingClassifier(LightningModule):
         return self.snn.network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Output of each step, (T, B, num_classes)."""
-        return self.snn(images)  # type: ignore[no-any-return]
+        """Logits of the prediction at each step, (T, B, num_classes)."""
+        return self.snn.readout(self.snn(images))
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
@@ -71,9 +71,9 @@ class SpikingClassifier(LightningModule):
         with self._full_precision():
             self.ann_accuracy.update(self.snn.network(images).unsqueeze(0), labels)
             with self.snn.uncalibrated():
-                self.uncalibrated_accuracy.update(self.snn(images), labels)
+                self.uncalibrated_accuracy.update(self(images), labels)
             if self.calibrated:
-                self.calibrated_accuracy.update(self.snn(images), labels)
+                self.calibrated_accuracy.update(self(images), labels)
 
     def on_validation_epoch_end(self) -> None:
         """Compute the accuracies over all processes."""
@@ -92,12 +92,12 @@ class SpikingClassifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Class predicted from the outputs up to each step, (T, B), and the probability of the last one, (B,)."""
+        """Class predicted at each step, (T, B), and the probability of the last one, (B,)."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         with self._full_precision():
-            logits = self.snn(images)
-        predicted = predictions(logits)
-        probabilities = logits.mean(0).softmax(-1)
+            logits = self(images)
+        predicted = logits.argmax(-1)
+        probabilities = logits[-1].softmax(-1)
         return {
             "predicted": predicted,
             "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),

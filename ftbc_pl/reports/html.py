@@ -96,7 +96,7 @@ def _accuracy_section(results: RunResults) -> str:
         after = NOTHING if calibrated is None else percent(calibrated[step - 1])
         rows.append([str(step), percent(results.accuracy_uncalibrated[step - 1]), after, percent(results.ann_accuracy)])
     alt = f"Accuracy against timestep, of ANN and SNN. {summary_line(results)}"
-    note = f"The prediction at timestep t is the mean output of steps 1 to t, on {image_count(results)}."
+    note = f"Accuracy of the prediction at timestep t, on {image_count(results)}."
     body = _image(accuracy_figure(results), alt) + _table("Accuracy at selected timesteps", columns, rows)
     return _section("Accuracy at every timestep", note, body)
 
@@ -129,7 +129,7 @@ def _firing_rate_section(results: RunResults) -> str:
 def _calibration_section(results: RunResults) -> str:
     if results.calibration is None:
         return ""
-    names = {"images": "calibration images"}
+    names = {"images": "calibration images", "readout_weights": "weight of each step in the prediction at T"}
     facts = [(names.get(key, key.replace("_", " ")), _fact(key, value)) for key, value in results.calibration.items()]
     return _section("Calibration", "What it was and what it cost.", _table("Calibration", ["fact", "value"], facts))
 
@@ -203,6 +203,8 @@ def _fact(key: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{item:.3f}" for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(to_plain(value))
 
 
