@@ -175,8 +175,8 @@ def test_configs_run(names):
     found = results(run_folder())
     assert len(found["accuracy"]["calibrated"]) == 2
     assert found["calibration"]["granularity"] == ("layer" if "layerwise" in names else "channel")
-    by_mean = found["calibration"]["readout_weights"] == [0.5, 0.5]
-    assert by_mean == ("paper" in names)
+    if "paper" in names:
+        assert found["calibration"]["readout_weights"] == [0.5, 0.5]
     operations = {site[1] for site in json.loads((run_folder() / "snn.json").read_text())["sites"]}
     activation = {"cifar10_mobilenetv2": "hardtanh", "cifar10_vit": "relu", "cifar10_r20+relu": "relu"}
     activation |= dict.fromkeys(["cifar10_r20+rts", "cifar10_r20+rts+from_relu"], "clipped_relu")
