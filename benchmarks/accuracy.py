@@ -7,7 +7,8 @@
 
 FOLDER holds train.tar and test.tar (or folders train/ and test/) with a folder for each class; `--download` gets
 CIFAR-10 through torchvision instead. Calibration images are training images, drawn anew for each draw; accuracy is that
-of the mean output up to T. What is in the file of --results is not measured again: delete it to measure anew.
+of the prediction at T, by the mean of the outputs so far or by least squares (--readouts). What is in the file of
+--results is not measured again: delete it to measure anew.
 """
 
 import argparse
