@@ -102,6 +102,7 @@ def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
             print(_row(title, readout, measure, benches[: 1 if title == AUTHORS else None], steps, axes), flush=True)
         axes.set(title=name, xlabel="timestep T", ylabel="accuracy in %", xscale="log")
         axes.set_xticks(steps, labels=map(str, steps))
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     save(figure, args)
 
@@ -124,8 +125,9 @@ def _row(
             measured = [measure(source, draw) for draw in range(draws)]
             points[step] = [one.accuracy[step - 1] for one in measured]
     means = [100 * sum(values) / len(values) for values in points.values()]
+    colour = ["uncalibrated", AUTHORS, *(rule.title for rule in RULES.values())].index(title)
     style = ".--" if readout == READOUTS[0] else ".-"
-    axes.plot(list(points), means, style, label=f"{title}; {readout}")
+    axes.plot(list(points), means, style, color=f"C{colour}", label=f"{title}; {readout}")
     forwards = measured[0].forwards
     cost = f"{forwards} forward{'' if forwards == 1 else 's'}" if forwards else ""
     cells = [percent(points[step]) if step in points else "not run" for step in steps]

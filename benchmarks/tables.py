@@ -29,6 +29,6 @@ def panels_of(args: argparse.Namespace) -> tuple[Figure, Sequence[Axes]]:
 def save(figure: Figure, args: argparse.Namespace) -> None:
     """Save a figure, if that is wanted, with the lines of its first panel explained below all of them."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     if args.figure:
         figure.savefig(args.figure, dpi=120)
