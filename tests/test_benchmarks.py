@@ -196,5 +196,5 @@ def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, t
         run(monkeypatch, "accuracy", "table", *options, *source)
         rows.append([[float(cell) for cell in row[2:5]] for row in table_of(capsys.readouterr().out)[2:]])
     measured, kept = rows
-    assert len(measured) == 4
+    assert len(measured) == 7
     assert measured == [pytest.approx(row, abs=0.1) for row in kept]
