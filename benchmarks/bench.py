@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ftbc_pl import SpikingNetwork, convert, evaluate
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
-from ftbc_pl.functional.readout import mean_readout
+from ftbc_pl.functional.readout import mean_readout, weigh
 
 READOUTS = ("mean", "least squares")
 AUTHORS = "authors' code (QCFS branch), α = 0.4, 3 × 200 images"
@@ -134,7 +134,7 @@ class Bench:
         for images, labels in tqdm(self.loader, desc="Evaluating"):
             outputs = self.snn(images)
             for name, metric in metrics.items():
-                metric.update(torch.tensordot(weights[name].to(outputs), outputs, 1), labels)
+                metric.update(weigh(outputs, weights[name]), labels)
         return {name: Measurement(tuple(per_step(metric)), *cost) for name, metric in metrics.items()}
 
     def _calibrate(self, rule: Rule, draw: int) -> tuple[int, float]:

@@ -35,6 +35,7 @@ def test_outputs_are_bit_equal_after_loading(name, tmp_path):
     report = calibrate_(snn, [batch], progress=False)
     save_snn(snn, tmp_path / "snn", report=report)
     loaded = load_snn(tmp_path)
+    assert torch.equal(loaded(batch), snn(batch))
     assert torch.equal(loaded.readout(loaded(batch)), snn.readout(snn(batch)))
     assert load_calibration(tmp_path) == report
 

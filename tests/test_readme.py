@@ -52,4 +52,5 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     exec(code, scope)
     assert scope["accuracy"].shape == (8,)
     snn = scope["snn"]
+    assert torch.equal(snn(images(2, 64)), scope["outputs"])
     assert torch.equal(snn.readout(snn(images(2, 64))), scope["logits"])

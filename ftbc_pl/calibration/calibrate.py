@@ -106,7 +106,7 @@ def calibrate_(
         if options.solver != "heuristic":
             for call, site in snn.neurons():
                 site.temporal_bias.copy_(states[call.name].bias_sum / options.num_batches)
-        if errors is None or options.readout == "mean":
+        if errors is None:
             snn.readout_weights.copy_(mean_readout(snn.num_steps))
         else:
             snn.readout_weights.copy_(least_squares_readout(sum_over_processes(errors)))
@@ -137,7 +137,7 @@ def _calibrate_batch(
     options: CalibrationOptions,
     states: dict[str, SiteState],
 ) -> Tensor | None:
-    """Correct the biases on one batch; returns the products of the output's errors, if a classifier has put it out."""
+    """Correct the biases on one batch; returns the products of the output's errors, if the readout is made of them."""
     snn.reset()
     parts: list[Any] = []
     for steps in chunks:
@@ -145,7 +145,7 @@ def _calibrate_batch(
         parts.append(snn.visit(images, visitor))
     for call, site in snn.neurons():
         states[call.name].bias_sum += site.temporal_bias
-    if not isinstance(parts[0], Tensor) or parts[0].ndim != 3:
+    if options.readout == "mean" or not isinstance(parts[0], Tensor) or parts[0].ndim != 3:
         return None
     outputs = torch.cat(parts)
     return error_products(outputs[1:], outputs[0])

@@ -20,7 +20,7 @@ from ftbc_pl.conversion.operations import Kind
 from ftbc_pl.conversion.report import ConversionReport
 from ftbc_pl.conversion.simulation import Simulation, Visitor
 from ftbc_pl.functional.fused import check_compiler
-from ftbc_pl.functional.readout import mean_readout
+from ftbc_pl.functional.readout import mean_readout, weigh
 from ftbc_pl.layers import SpikingNeuron
 
 _OTHER_PATH = (
@@ -143,7 +143,7 @@ class SpikingNetwork(nn.Module):
             Logits at t = 1 … T, (T, B, num_classes).
         """
         weights = self.readout_weights if self._use_readout else mean_readout(self.num_steps)
-        return torch.tensordot(weights.to(outputs), outputs, 1)
+        return weigh(outputs, weights)
 
     def chunks(self, batch_size: int) -> list[int]:
         """Numbers of timesteps to run at once for a batch of that size; they add up to T."""

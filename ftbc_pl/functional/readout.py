@@ -18,6 +18,11 @@ def mean_readout(num_steps: int) -> Tensor:
     return steps.reciprocal().unsqueeze(1).expand(num_steps, num_steps).tril()
 
 
+def weigh(outputs: Tensor, weights: Tensor) -> Tensor:
+    """Combine the outputs of the steps, (T, B, classes), by weights (T, T) into the predictions, (T, B, classes)."""
+    return torch.tensordot(weights.to(outputs), outputs, 1)
+
+
 def error_products(outputs: Tensor, target: Tensor) -> Tensor:
     """Sum the products of the errors of each two steps; sums of several batches or processes add up.
 
@@ -28,7 +33,7 @@ def error_products(outputs: Tensor, target: Tensor) -> Tensor:
     Returns:
         E, (T, T) float64.
     """
-    errors = (outputs - target).flatten(1).double()
+    errors = (outputs.double() - target.double()).flatten(1)
     return errors @ errors.T
 
 
