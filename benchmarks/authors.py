@@ -65,7 +65,7 @@ class Authors:
             with contextlib.redirect_stdout(io.StringIO()):
                 network.set_T(steps)
                 network.merge.T = network.expand.T = steps
-            pair.append(network.eval())
+            pair.append(network.eval().to(next(ann.parameters()).device))
         return pair[0], pair[1]
 
     def calibrate(
@@ -90,7 +90,7 @@ def accuracy(snn: nn.Module, loader: Any, num_steps: int) -> Tensor:
     correct, total = torch.zeros(num_steps, dtype=torch.float64), 0
     for images, labels in loader:
         mean = snn(images).cumsum(0)
-        correct += (mean.argmax(-1) == labels).sum(1)
+        correct += (mean.argmax(-1) == labels).sum(1).cpu()
         total += len(labels)
     return correct / total
 

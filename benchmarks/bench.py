@@ -1,9 +1,9 @@
 """One trained network, and how accurate it is after a rule, without one, under corruption, or in the authors' code."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import trained
@@ -22,7 +22,8 @@ from ftbc_pl.functional.readout import mean_readout, weigh
 READOUTS = ("mean", "least squares")
 AUTHORS = "authors' code (QCFS branch), α = 0.4, 3 × 200 images"
 CORRUPTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "noise": lambda images, strength: (images + strength * torch.randn_like(images)).clamp(0, 1),
+    # Drawn on the CPU, so that it is the same noise on every device.
+    "noise": lambda images, strength: (images + strength * torch.randn(images.shape).to(images)).clamp(0, 1),
     "blur": lambda images, strength: TF.gaussian_blur(images, [5, 5], [strength, strength]),
     "contrast": lambda images, strength: TF.adjust_contrast(images, strength),
 }
@@ -68,7 +69,7 @@ class Bench:
     @cached_property
     def ann(self) -> torch.nn.Module:
         """The trained network."""
-        return trained.load(self.name)
+        return trained.load(self.name).to(self.data.device)
 
     @cached_property
     def snn(self) -> SpikingNetwork:
@@ -82,7 +83,7 @@ class Bench:
         return snn
 
     @property
-    def loader(self) -> Any:
+    def loader(self) -> list[tuple[Tensor, Tensor]]:
         """Batches of images to evaluate on, corrupted if asked for."""
         clean = self.data.batches(self.role, self.count)
         return list(_corrupted(clean, self.data, *self.corruption)) if self.corruption else clean
@@ -129,8 +130,9 @@ class Bench:
     def _simulate(self, rule: Rule, draw: int) -> dict[str, Measurement]:
         """Accuracy after a rule with each readout."""
         cost = self._calibrate(rule, draw)
-        weights = dict(zip(READOUTS, (mean_readout(self.num_steps), self.snn.readout_weights), strict=True))
-        metrics = {name: TimestepAccuracy(self.num_steps) for name in READOUTS}
+        mean = mean_readout(self.num_steps).to(self.data.device)
+        weights = dict(zip(READOUTS, (mean, self.snn.readout_weights), strict=True))
+        metrics = {name: TimestepAccuracy(self.num_steps).to(self.data.device) for name in READOUTS}
         for images, labels in tqdm(self.loader, desc="Evaluating"):
             outputs = self.snn(images)
             for name, metric in metrics.items():
@@ -162,8 +164,10 @@ class Bench:
         return self.measured(AUTHORS, draw, measure)
 
 
-def _corrupted(loader: Any, data: trained.Cifar10, kind: str, strength: float) -> Iterator[tuple[Tensor, Tensor]]:
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.data.mean, data.data.std))
+def _corrupted(
+    loader: Iterable[tuple[Tensor, Tensor]], data: trained.Cifar10, kind: str, strength: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(data.device) for values in (data.data.mean, data.data.std))
     torch.manual_seed(0)
     for normalised, labels in loader:
         pixels = CORRUPTIONS[kind](normalised * std + mean, strength)

@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="runs of each of the things compared")
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of training")
-    parser.add_argument("--device", default="cpu", help="where to run, such as cuda; memory is always that of a CPU")
+    parser.add_argument("--device", default="cpu", help="where to run, such as cuda")
     parser.add_argument("--authors-repo", help="checkout of the authors' code, to time it beside ours")
     parser.add_argument("--figure", type=Path, help="where to draw the figure of scaling")
     parser.add_argument("--case", help="for memory-of: what, T and time_chunk as JSON")
@@ -252,15 +252,15 @@ def memory(args: argparse.Namespace) -> None:
     for what in ("inference", "calibration"):
         for chunk in (1, 4, "T"):
             cells = [
-                _memory_of(what, num_steps, num_steps if chunk == "T" else int(chunk), args.batch_size)
-                for num_steps in steps
+                _memory_of(what, num_steps, num_steps if chunk == "T" else int(chunk), args) for num_steps in steps
             ]
             print(f"| {what} | {chunk} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
 
 
-def _memory_of(what: str, num_steps: int, chunk: int, batch_size: int) -> float:
+def _memory_of(what: str, num_steps: int, chunk: int, args: argparse.Namespace) -> float:
     case = json.dumps({"what": what, "num_steps": num_steps, "chunk": chunk})
-    command = [sys.executable, __file__, "memory-of", "--case", case, "--batch_size", str(batch_size)]
+    command = [sys.executable, __file__, "memory-of", "--case", case]
+    command += ["--batch_size", str(args.batch_size), "--device", args.device]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -271,12 +271,19 @@ def memory_of(args: argparse.Namespace) -> None:
     images = torch.randn(args.batch_size, 3, 32, 32)
     snn = convert(network("cifar_resnet20"), case["num_steps"], example=images[:2], check=False)
     snn.time_chunk = case["chunk"]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak(images.device)
     if case["what"] == "inference":
         snn(images)
     else:
         _calibrate(snn, images, "balanced")
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((_peak(images.device) - before) / 2**20)
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes that the process has had at most, of the device's memory where that is not the CPU."""
+    if device.type == "cpu":
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return torch.accelerator.max_memory_allocated(device)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, help="checkpoint of `ftbc-pl fit`")
     parser.add_argument("--data", required=True, help="folder with train.tar and test.tar of CIFAR-10")
     parser.add_argument("--made_by", required=True, help="commands and hardware of the training")
+    parser.add_argument("--device", default="cpu", help="where to measure, such as cuda")
     args = parser.parse_args()
     saved = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
     model = {key: saved["hyper_parameters"][key] for key in ("network", "activation", "levels")}
@@ -30,7 +31,7 @@ def main() -> None:
     path = trained.WEIGHTS / f"{args.name}.json"
     about = {"model": model, "made_by": args.made_by, "epoch": saved["epoch"], "steps": saved["global_step"]}
     path.write_text(json.dumps(about, indent=2))
-    ann, data = trained.load(args.name), trained.Cifar10(args.data)
+    ann, data = trained.load(args.name).to(args.device), trained.Cifar10(args.data, device=args.device)
     about["accuracy"] = {
         "validation": trained.accuracy(ann, data.batches("val", 5000)),
         "test": trained.accuracy(ann, data.batches("test", 10_000)),

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
 from ftbc_pl import prepare
 from ftbc_pl.data import ImageData
+from ftbc_pl.data.batches import Images
 from ftbc_pl.models import create_network, load_weights
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -46,9 +46,13 @@ def accuracy(ann: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> float:
 class Cifar10:
     """CIFAR-10 in three roles; what is selected is selected on validation images."""
 
-    def __init__(self, root: str, download: bool = False, validation: int = 5000) -> None:
-        """Name a folder with train.tar and test.tar of class folders, or torchvision's files if ``download``."""
-        self.root, self.download, self.validation = root, download, validation
+    def __init__(self, root: str, download: bool = False, validation: int = 5000, device: str = "cpu") -> None:
+        """Name a folder with train.tar and test.tar of class folders, or torchvision's files if ``download``.
+
+        Batches of images to calibrate and to evaluate with lie on ``device``.
+        """
+        self.root, self.download, self.validation, self.device = root, download, validation, device
+        self._batches: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
     @cached_property
     def data(self) -> ImageData:
@@ -61,17 +65,23 @@ class Cifar10:
             data.prepare_data()
         return data
 
-    def batches(self, role: str, count: int, batch_size: int = 100) -> "DataLoader[Any]":
+    def batches(self, role: str, count: int) -> list[tuple[Tensor, Tensor]]:
         """Batches of ``count`` images of a role (val, test), spread evenly over it."""
-        images = self.data.images(role)  # type: ignore[arg-type]
-        if count > len(images):
-            raise ValueError(f"expected at most the {len(images)} {role} images there are, got --images {count}")
-        chosen = Subset(images, [index * len(images) // count for index in range(count)])
-        return DataLoader(chosen, batch_size=batch_size, collate_fn=lambda batch: batch)
+        if (role, count) not in self._batches:
+            images = self.data.images(role)  # type: ignore[arg-type]
+            if count > len(images):
+                raise ValueError(f"expected at most the {len(images)} {role} images there are, got --images {count}")
+            chosen = [index * len(images) // count for index in range(count)]
+            # A GPU has more to do at a time with larger batches.
+            self._batches[role, count] = self._load(images, chosen, 100 if self.device == "cpu" else 500)
+        return self._batches[role, count]
 
     def calibration(self, batch_size: int, num_batches: int, draw: int) -> list[Tensor]:
         """Training images without augmentation; each draw takes others."""
         images = self.data.images("calibration")
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(draw))
-        chosen = order[: batch_size * num_batches].tolist()
-        return [images.__getitems__(chosen[i : i + batch_size])[0] for i in range(0, len(chosen), batch_size)]
+        return [batch for batch, _ in self._load(images, order[: batch_size * num_batches].tolist(), batch_size)]
+
+    def _load(self, images: Images, chosen: list[int], batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        batches = (images.__getitems__(chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size))
+        return [(batch.to(self.device), labels.to(self.device)) for batch, labels in batches]
