@@ -1,10 +1,10 @@
 """Order statistics of each channel: the same answer for any number of processes.
 
-One process partitions its values, or sorts them where a channel holds few. Several exchange counts: a histogram finds
-the bin of each channel that holds the wanted rank. Among its few values a bisection finds the one: floating-point
-numbers map to integers of the same order, and fixing the bits of that integer from the leading one on, with one count
-of the values at or above it each, ends at the exact order statistic after 32 (float32) or 64 counts. Counts of several
-processes merge by adding.
+One process partitions its values, or sorts them where a channel holds few, and on a GPU, where a call costs more than
+the work. Several exchange counts: a histogram finds the bin of each channel that holds the wanted rank. Among its few
+values a bisection finds the one: floating-point numbers map to integers of the same order, and fixing the bits of that
+integer from the leading one on, with one count of the values at or above it each, ends at the exact order statistic
+after 32 (float32) or 64 counts. Counts of several processes merge by adding.
 """
 
 import numpy as np
@@ -15,6 +15,7 @@ from ftbc_pl.distributed import is_distributed, maximum_over_processes, sum_over
 from ftbc_pl.functional.neuron import batch_slices, per_channel
 
 _BINS = 1024
+_SORTED = 2**25  # values sorted at once, with 8 bytes of index each
 _FEW = 2048
 
 
@@ -30,9 +31,9 @@ def largest(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Te
         Two tensors (C,) of the dtype of ``values``: the value of that rank, and the value of the next smaller rank
         (the same value where the two tie; infinity for rank 0).
     """
-    if values.device.type == "cpu" and not is_distributed():
-        return by_partition(values, ranks, channel_dim)
-    return by_counts(values, ranks, channel_dim)
+    if is_distributed():
+        return by_counts(values, ranks, channel_dim)
+    return (by_partition if values.device.type == "cpu" else by_sorting)(values, ranks, channel_dim)
 
 
 def by_partition(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -57,6 +58,19 @@ def _cut(row: np.ndarray, place: int) -> tuple[np.floating, np.floating]:
     """The value at a place of the sorted row, and the one after it (infinity behind the last)."""
     parts = np.partition(row, place)
     return parts[place], parts[place + 1 :].min(initial=np.inf)
+
+
+def by_sorting(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """:func:`largest` of one process in a handful of operations, a group of channels at a time to save memory."""
+    channels = values.movedim(channel_dim, 0).flatten(1)
+    places = torch.stack([ranks, (ranks - 1).clamp(min=0)], dim=1)
+    group = max(1, _SORTED // channels.shape[1])
+    pairs = [
+        some.sort(dim=1, descending=True).values.gather(1, place)
+        for some, place in zip(channels.split(group), places.split(group), strict=True)
+    ]
+    value, larger = torch.cat(pairs).unbind(1)
+    return value, larger.masked_fill(ranks == 0, torch.inf)
 
 
 def by_counts(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:

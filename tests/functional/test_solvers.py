@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 
 from ftbc_pl.functional.balanced import balanced_bias
 from ftbc_pl.functional.neuron import integrate_and_fire_
-from ftbc_pl.functional.selection import by_counts, by_partition, largest
+from ftbc_pl.functional.selection import by_counts, by_partition, by_sorting, largest
 from ftbc_pl.functional.solvers import Target, exact_bias, heuristic_bias
 from ftbc_pl.functional.thresholds import histogram, mse_threshold, percentile_threshold
 from tests import reference
 
 
 @given(
-    st.sampled_from([largest, by_counts, by_partition]),
+    st.sampled_from([largest, by_counts, by_partition, by_sorting]),
     st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=30),
     st.data(),
     st.sampled_from([torch.float32, torch.float64]),
@@ -24,7 +24,7 @@ def test_order_statistics(find, values, data, dtype):
     assert before.item() == (reference.order_statistic(values, rank - 1) if rank else float("inf"))
 
 
-@pytest.mark.parametrize("find", [by_counts, by_partition])
+@pytest.mark.parametrize("find", [by_counts, by_partition, by_sorting])
 @pytest.mark.parametrize("size", [3, 25], ids=["few values a channel", "many"])
 def test_order_statistics_of_channels_in_any_layout(find, size):
     values = torch.randn(6, 5, size, 20)
@@ -34,6 +34,15 @@ def test_order_statistics_of_channels_in_any_layout(find, size):
     assert torch.equal(find(values.contiguous(memory_format=torch.channels_last), ranks, 1)[0], expected)
     last = values.movedim(1, -1).contiguous()
     assert torch.equal(find(last, ranks, 3)[0], expected)
+
+
+@pytest.mark.parametrize("limit", [1, 250, 10_000])
+def test_sorting_some_channels_at_a_time_makes_no_difference(limit, monkeypatch):
+    monkeypatch.setattr("ftbc_pl.functional.selection._SORTED", limit)
+    values, ranks = torch.randn(20, 5, 6), torch.tensor([0, 119, 3, 40, 11])
+    assert all(
+        torch.equal(a, b) for a, b in zip(by_sorting(values, ranks, 1), by_counts(values, ranks, 1), strict=True)
+    )
 
 
 @settings(deadline=None)
