@@ -92,8 +92,7 @@ class ImageClassifier(LightningModule):
             assign_weights(self.network, trained, str(weights))
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if compile:
-            self.network.compile()
+        self.compiles = compile
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
@@ -119,6 +118,9 @@ class ImageClassifier(LightningModule):
             # In several processes each sees its own share; DDP hands on what the first one has measured.
             images = min(_MEASURED_IMAGES, len(data.images("calibration")))
             measure_start_thresholds_(self.network, data.calibration_dataloader(images, 1))
+        if self.compiles:
+            # Not before: the measurement would be compiled too, for a CPU and in pieces, which takes minutes.
+            self.network.compile()
 
     def check_classes(self, trainer: Trainer) -> None:
         """Check that the network and the trainer's data have the same classes.

@@ -56,6 +56,14 @@ class TestOptimizer:
         fit(task, tmp_path)
         assert any(m.threshold.item() != 1.0 for m in task.network.modules() if isinstance(m, QCFS))
 
+    def test_the_network_is_compiled_after_its_thresholds_are_measured(self, tmp_path, monkeypatch):
+        done = []
+        monkeypatch.setattr("ftbc_pl.task.measure_start_thresholds_", lambda *_: done.append("measured"))
+        task = ImageClassifier(in_chans=1, threshold="measured", compile=True)
+        monkeypatch.setattr(task.network, "compile", lambda: done.append("compiled"))
+        fit(task, tmp_path, max_steps=0, num_sanity_val_steps=0)
+        assert done == ["measured", "compiled"]
+
     @pytest.mark.parametrize("activation", ["qcfs", "rts"])
     def test_training_goes_on_from_a_relu_network_with_measured_thresholds(self, tmp_path, activation):
         relu = ImageClassifier(in_chans=1, activation="relu").network
