@@ -3,9 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftbc_pl import prepare
 from ftbc_pl.functional.neuron import integrate_and_fire_
 from ftbc_pl.functional.qcfs import qcfs
 from tests import reference
+from tests.pipeline import needs_compiler
 
 DYADIC = st.integers(-4000, 4000).map(lambda n: n / 256)
 
@@ -48,3 +50,23 @@ def test_value_and_gradients(x, value, to_x, to_threshold):
     out = qcfs(inputs, threshold, 4)
     out.backward()
     assert (out.item(), inputs.grad.item(), threshold.grad.item()) == (value, to_x, to_threshold)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_the_same_when_compiled(dtype):
+    torch.manual_seed(0)
+    network = prepare(
+        torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 4), torch.nn.ReLU()).to(dtype),
+        "qcfs",
+        levels=4,
+        threshold=0.5,
+    )
+    x = torch.randn(32, 6, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for run in (network, torch.compile(network)):
+        network.zero_grad()
+        run(x).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert all(grad.abs().max() > 0 for grad in gradients[0])
+    torch.testing.assert_close(*gradients)

@@ -1,0 +1,95 @@
+"""What runs on a GPU gives what it gives on the CPU. Skipped where there is none."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from ftbc_pl import calibrate_, convert, evaluate, load_snn, prepare, save_snn
+from ftbc_pl.cli import main
+from tests.networks import create, images
+from tests.pipeline import QUICK, results
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def network(activation="qcfs"):
+    return prepare(create("cifar_resnet20"), activation, levels=4, threshold=1.5).double().cuda()
+
+
+def converted(ann, num_steps=4):
+    """The same network on the GPU and on the CPU, with the same thresholds."""
+    on_gpu = convert(ann, num_steps, batches=[images(8, 32).double()])
+    on_cpu = convert(copy.deepcopy(ann).cpu(), num_steps, batches=[images(8, 32).double()])
+    for (_, site), (_, other) in zip(on_gpu.neurons(), on_cpu.neurons(), strict=True):
+        torch.testing.assert_close(site.threshold.cpu(), other.threshold)
+    return on_gpu, on_cpu
+
+
+@pytest.mark.parametrize("activation", ["relu", "qcfs", "rts"])
+@pytest.mark.parametrize("solver", ["exact", "balanced", "heuristic"])
+def test_calibration_is_that_of_the_cpu(activation, solver):
+    on_gpu, on_cpu = converted(network(activation))
+    batch = images(16, 32).double()
+    for snn in (on_gpu, on_cpu):
+        calibrate_(snn, [batch], solver=solver, progress=False)
+    for (_, site), (_, other) in zip(on_gpu.neurons(), on_cpu.neurons(), strict=True):
+        torch.testing.assert_close(site.temporal_bias.cpu(), other.temporal_bias, rtol=0, atol=1e-9)
+    torch.testing.assert_close(on_gpu.readout_weights.cpu(), on_cpu.readout_weights, rtol=0, atol=1e-6)
+    torch.testing.assert_close(on_gpu(batch.cuda()).cpu(), on_cpu(batch), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["exact", "balanced"])
+def test_calibration_is_the_same_each_time_and_with_deterministic_algorithms(solver):
+    found = []
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            snn = convert(network().float(), 4)
+            calibrate_(snn, [images(16, 32)], solver=solver, progress=False)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        found.append([site.temporal_bias.clone() for _, site in snn.neurons()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_compiled_neurons_give_the_same_bits(memory_format):
+    ann = network().float().to(memory_format=memory_format)
+    snn, compiled = (convert(ann, 5) for _ in range(2))
+    compiled.compile()
+    batch = images(4, 32).cuda().contiguous(memory_format=memory_format)
+    assert torch.equal(snn(batch), compiled(batch))
+
+
+def test_chunks_of_any_size_give_the_same_accuracy():
+    snn = convert(network().float(), 5)
+    loader = [(images(20, 32), torch.arange(20) % 10)]
+    whole = evaluate(snn, loader, progress=False)
+    snn.time_chunk = 2
+    assert torch.equal(evaluate(snn, loader, progress=False), whole)
+
+
+def test_a_network_saved_on_the_gpu_is_loaded_on_the_cpu(tmp_path):
+    snn = convert(network().float(), 4)
+    calibrate_(snn, [images(8, 32)], progress=False)
+    save_snn(snn, tmp_path / "snn")
+    loaded = load_snn(tmp_path)
+    assert loaded.device.type == "cpu"
+    assert all(torch.equal(v.cpu(), loaded.state_dict()[k]) for k, v in snn.state_dict().items())
+    assert torch.equal(loaded.cuda()(images(4, 32).cuda()), snn(images(4, 32).cuda()))
+
+
+@pytest.mark.parametrize("more", [[], ["--model.compile=true", "--trainer.precision=bf16-mixed"]])
+def test_the_pipeline_runs_on_it(more, own_folder):
+    main(["fit", *QUICK, *more, "--trainer.accelerator=gpu", "--trainer.devices=1", "--ftbc.output_dir=out"])
+    found = results("out")
+    assert all(math.isfinite(value) for value in found["accuracy"]["calibrated"])
+    main(["validate", *QUICK, "--trainer.accelerator=gpu", "--trainer.devices=1", "--snn_path=out"])
+    main(["validate", *QUICK, "--trainer.accelerator=cpu", "--trainer.devices=1", "--snn_path=out"])
