@@ -5,7 +5,7 @@ continuous membrane density there is exactly one bias with which the expected ou
 activation of the ANN. Expectations are over the batch, the space and all processes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -17,6 +17,36 @@ from ftbc_pl.functional.selection import largest
 
 Solver = Literal["heuristic", "exact", "balanced"]
 Granularity = Literal["channel", "layer"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where `exact` cuts the membranes of a site, the same at every step; (C,), or (1,) for the whole layer.
+
+    Attributes:
+        rank: Rank of the largest membrane that should not fire, int64; of the smallest one where all should.
+        edge: Whether no neuron should fire, or all.
+        margin: Distance to keep there, for a membrane of size 1: negative where none should fire, 0 inside.
+        lowest: Least bias: 0 where all should fire.
+        highest: Largest bias: 0 where none should.
+    """
+
+    rank: Tensor
+    edge: Tensor
+    margin: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    @classmethod
+    def of(cls, fraction: Tensor, count: int, dtype: torch.dtype) -> "Cut":
+        """Cut so that a fraction (C,) of ``count`` membranes of ``dtype`` fires."""
+        firing = (fraction * count).round().to(torch.int64)
+        none, every = firing == 0, firing == count
+        infinite = fraction.new_full(fraction.shape, torch.inf, dtype=dtype)
+        # A distance that survives rounding when it is added.
+        margin = (every.to(dtype) - none.to(dtype)) * (4 * torch.finfo(dtype).eps)
+        lowest, highest = (-infinite).masked_fill(every, 0), infinite.masked_fill(none, 0)
+        return cls(firing.clamp(max=count - 1), none | every, margin, lowest, highest)
 
 
 @dataclass(frozen=True)
@@ -32,6 +62,16 @@ class Target:
     activation: Tensor
     fraction: Tensor
     count: int
+    _cuts: dict[tuple[Granularity, torch.dtype], Cut] = field(default_factory=dict, repr=False, compare=False)
+
+    def cut(self, granularity: Granularity, dtype: torch.dtype) -> Cut:
+        """Where to cut membranes of ``dtype``, worked out once."""
+        if (granularity, dtype) not in self._cuts:
+            fraction, count = self.fraction, self.count
+            if granularity == "layer":
+                fraction, count = fraction.mean().unsqueeze(0), count * len(fraction)
+            self._cuts[granularity, dtype] = Cut.of(fraction, count, dtype)
+        return self._cuts[granularity, dtype]
 
     @classmethod
     def of(cls, activation: Tensor, threshold: Tensor, channel_dim: int) -> "Target":
@@ -107,22 +147,11 @@ def exact_bias(
         b[t], (C,).
     """
     excess = membrane - per_channel(threshold, membrane.ndim, channel_dim)
-    fraction, count = target.fraction, target.count
+    cut = target.cut(granularity, excess.dtype)
     if granularity == "layer":
-        channels = threshold.numel()
-        excess = excess.flatten().unsqueeze(0)
-        fraction, count, channel_dim = fraction.mean().unsqueeze(0), count * channels, 0
-    firing = (fraction * count).round().to(torch.int64)
-    cut_rank = firing.clamp(max=count - 1)
-    below, above = largest(excess, cut_rank, channel_dim)
+        excess, channel_dim = excess.flatten().unsqueeze(0), 0
+    below, above = largest(excess, cut.rank, channel_dim)
     # b lies in [−above, −below): `above` still fires, `below` does not.
     middle = -(below + (above - below) / 2)
-    none = -below - _margin(below)
-    bias = torch.where(firing == 0, none.clamp(max=0), middle)
-    bias = torch.where(firing == count, (-below + _margin(below)).clamp(min=0), bias)
-    return bias.expand(threshold.shape).clone()
-
-
-def _margin(values: Tensor) -> Tensor:
-    """A distance that survives rounding when added to values of this size."""
-    return (values.abs() + 1) * (4 * torch.finfo(values.dtype).eps)
+    edge = ((below.abs() + 1) * cut.margin - below).clamp(cut.lowest, cut.highest)
+    return torch.where(cut.edge, edge, middle).expand(threshold.shape)
