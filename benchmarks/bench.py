@@ -130,8 +130,7 @@ class Bench:
     def _simulate(self, rule: Rule, draw: int) -> dict[str, Measurement]:
         """Accuracy after a rule with each readout."""
         cost = self._calibrate(rule, draw)
-        mean = mean_readout(self.num_steps).to(self.data.device)
-        weights = dict(zip(READOUTS, (mean, self.snn.readout_weights), strict=True))
+        weights = dict(zip(READOUTS, (mean_readout(self.num_steps), self.snn.readout_weights), strict=True))
         metrics = {name: TimestepAccuracy(self.num_steps).to(self.data.device) for name in READOUTS}
         for images, labels in tqdm(self.loader, desc="Evaluating"):
             outputs = self.snn(images)

@@ -195,10 +195,7 @@ def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, t
     for source in (anew, ["--data", "nowhere"]):
         run(monkeypatch, "accuracy", "table", *options, *source)
         rows.append([[float(cell) for cell in row[2:5]] for row in table_of(capsys.readouterr().out)[2:]])
-    measured, kept = (torch.tensor(values, dtype=torch.float64) for values in rows)
-    assert measured.shape == (7, 3)
-    # Without a bias a few images may differ between processors. A calibration amplifies rounding: another processor is
-    # like another draw, as likely above as below.
-    assert (measured[0] - kept[0]).abs().max() <= 1
-    assert (measured - kept).abs().max() <= 5
-    assert (measured - kept).mean().abs() <= 1.5
+    measured, kept = rows
+    assert len(measured) == 7
+    # A calibration amplifies rounding: these rows are kept from a CPU, and a GPU finds others.
+    assert measured == [pytest.approx(row, abs=0.1) for row in kept]
