@@ -17,7 +17,6 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,6 @@ from results import Measurement, Results
 from rules import RULES, Rule, solver
 from tables import header, panels_of, percent, save
 
-from ftbc_pl.functional import thresholds as search
 from ftbc_pl.reports.terminal import table_steps
 
 SIZES = (8, 32, 128, 512, 2048)
@@ -157,7 +155,6 @@ def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
                 print(f"| {weight:g} | {' | '.join(cells)} |", flush=True)
 
 
-@patch.object(search, "FEWEST_STEPS", 1)
 def thresholds(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy at each T by itself against the timesteps that the search for thresholds assumes, validation images."""
     run, results = args.runs[0], Results(args.results)

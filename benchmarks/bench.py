@@ -16,6 +16,8 @@ from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from ftbc_pl import SpikingNetwork, convert, evaluate
+from ftbc_pl.conversion.convert import to_images
+from ftbc_pl.conversion.thresholds import measure_thresholds_
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
 from ftbc_pl.functional.readout import mean_readout, weigh
 
@@ -77,9 +79,8 @@ class Bench:
         images = self.data.calibration(200, 1, draw=0)
         snn = convert(self.ann, self.num_steps, batches=images, measure=not self.search_steps)
         if self.search_steps:
-            assumed = convert(self.ann, self.search_steps, batches=images)
-            for (_, site), (_, measured) in zip(snn.neurons(), assumed.neurons(), strict=True):
-                site.threshold.copy_(measured.threshold)
+            rows = [to_images(batch).to(snn.device) for batch in images]
+            measure_thresholds_(snn, rows, "mse", snn.options.v0, search_steps=self.search_steps)
         return snn
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import timm
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ftbc_pl import SpikingNetwork, calibrate_, convert, prepare
-from ftbc_pl.functional.solvers import Solver
+from ftbc_pl.calibration.solvers import SOLVERS
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.models import create_network
 
@@ -85,7 +85,7 @@ def calibration(args: argparse.Namespace) -> None:
         sites = len(list(snn.neurons()))
         # Each returns the number of its forwards.
         things: dict[str, Callable[[], int]] = {"layer by layer": partial(layer_by_layer, snn, images)}
-        for solver in get_args(Solver):
+        for solver in SOLVERS:
             things[solver] = partial(_calibrate, snn, images, solver)
         if args.authors_repo and name == "cifar_resnet20":
             authors = Authors(args.authors_repo)
@@ -102,7 +102,7 @@ def calibration(args: argparse.Namespace) -> None:
             print(f"| {case} | {title} | {forwards[title]} | {value:.2f} | {' | '.join(ratios)} |", flush=True)
 
 
-def _calibrate(snn: SpikingNetwork, images: Tensor, solver: Solver) -> int:
+def _calibrate(snn: SpikingNetwork, images: Tensor, solver: str) -> int:
     return calibrate_(snn, [images], solver=solver, progress=False).forward_passes
 
 
@@ -143,7 +143,7 @@ def inference(args: argparse.Namespace) -> None:
         ann = network(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.randn(args.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
         snn, compiled = (convert(ann, NUM_STEPS, example=images[:2], check=False) for _ in range(2))
-        compiled.compile()
+        compiled.compile_neurons()
         things: dict[str, Callable[[], Any]] = {
             name: partial(snn, images),
             f"{name}, neurons compiled": partial(compiled, images),

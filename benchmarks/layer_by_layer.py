@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from ftbc_pl import SpikingNetwork
-from ftbc_pl.conversion.calls import Call
-from ftbc_pl.conversion.simulation import Simulation
-from ftbc_pl.functional.solvers import Target, heuristic_bias
+from ftbc_pl.calibration.solvers.heuristic import fired_counts, heuristic_bias
+from ftbc_pl.functional.targets import Target
 from ftbc_pl.layers import SpikingNeuron
+from ftbc_pl.simulation.visitors import Simulation
+from ftbc_pl.tracing.calls import Call
 
 
 class _OneLayer(Simulation):
@@ -23,9 +24,9 @@ class _OneLayer(Simulation):
         target = Target.of(self.activation[call.name], site.threshold, site.channel_dim)
         for x, spikes in zip(current, out, strict=True):
             step, membrane = site.step, site.membrane_like(x).add_(x)
-            site.temporal_bias[step] = heuristic_bias(
-                membrane, site.temporal_bias[step], target, site.threshold, site.channel_dim, alpha=0.4
-            )
+            bias = site.temporal_bias[step]
+            counts = fired_counts(membrane, bias, site.threshold, site.channel_dim)
+            site.temporal_bias[step] = heuristic_bias(counts, bias, target, site.threshold, alpha=0.4)
             site.add_bias_(step)
             site.fire_(spikes)
         return None

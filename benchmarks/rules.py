@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ftbc_pl import SpikingNetwork, calibrate_
-from ftbc_pl.conversion.calls import Call
-from ftbc_pl.conversion.simulation import Simulation
 from ftbc_pl.functional.readout import error_products, least_squares_readout
 from ftbc_pl.layers import SpikingNeuron
+from ftbc_pl.simulation.visitors import Simulation
+from ftbc_pl.tracing.calls import Call
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
-"""Lightning callbacks of ftbc_pl: thin adapters between a Trainer and the package."""
+"""Lightning callbacks of ftbc_pl under a short name; :mod:`ftbc_pl.callbacks` holds them."""
 
-from callbacks.ftbc import FTBC
-from callbacks.predictions import PredictionWriter
+from ftbc_pl.callbacks import FTBC, PredictionWriter
 
 __all__ = ["FTBC", "PredictionWriter"]

@@ -3,24 +3,59 @@
 FTBC is Forward Temporal Bias Correction (Wu et al., ECCV 2024, arXiv 2403.18388).
 """
 
-from ftbc_pl.calibration import CalibrationReport, calibrate_
-from ftbc_pl.conversion import ConversionError, ConversionReport, SpikingNetwork, convert, prepare
-from ftbc_pl.evaluation import evaluate
-from ftbc_pl.io import load_snn, save_snn
-from ftbc_pl.models import create_network
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftbc_pl.calibration import CalibrationReport as CalibrationReport
+    from ftbc_pl.calibration import calibrate_ as calibrate_
+    from ftbc_pl.calibration import register_solver as register_solver
+    from ftbc_pl.callbacks import FTBC as FTBC
+    from ftbc_pl.conversion import ConversionError as ConversionError
+    from ftbc_pl.conversion import ConversionReport as ConversionReport
+    from ftbc_pl.conversion import SpikingNetwork as SpikingNetwork
+    from ftbc_pl.conversion import convert as convert
+    from ftbc_pl.conversion import prepare as prepare
+    from ftbc_pl.evaluation import evaluate as evaluate
+    from ftbc_pl.io import load_snn as load_snn
+    from ftbc_pl.io import save_snn as save_snn
+    from ftbc_pl.layers import Activation as Activation
+    from ftbc_pl.layers import register_activation as register_activation
+    from ftbc_pl.models import create_network as create_network
+    from ftbc_pl.trainer import FTBCTrainer as FTBCTrainer
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CalibrationReport",
-    "ConversionError",
-    "ConversionReport",
-    "SpikingNetwork",
-    "calibrate_",
-    "convert",
-    "create_network",
-    "evaluate",
-    "load_snn",
-    "prepare",
-    "save_snn",
-]
+# What is imported when it is first asked for: those who only convert need not wait for Lightning.
+_HOMES = {
+    "Activation": "ftbc_pl.layers",
+    "CalibrationReport": "ftbc_pl.calibration",
+    "ConversionError": "ftbc_pl.conversion",
+    "ConversionReport": "ftbc_pl.conversion",
+    "FTBC": "ftbc_pl.callbacks",
+    "FTBCTrainer": "ftbc_pl.trainer",
+    "SpikingNetwork": "ftbc_pl.conversion",
+    "calibrate_": "ftbc_pl.calibration",
+    "convert": "ftbc_pl.conversion",
+    "create_network": "ftbc_pl.models",
+    "evaluate": "ftbc_pl.evaluation",
+    "load_snn": "ftbc_pl.io",
+    "prepare": "ftbc_pl.conversion",
+    "register_activation": "ftbc_pl.layers",
+    "register_solver": "ftbc_pl.calibration",
+    "save_snn": "ftbc_pl.io",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

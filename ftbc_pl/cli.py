@@ -1,4 +1,4 @@
-"""The command line: the only place where everything is put together."""
+"""The command line: parses, and leaves the work to the trainer."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSched
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from ftbc_pl.callbacks_package import FTBC
+from ftbc_pl.callbacks import FTBC
 from ftbc_pl.data import ClassificationData
-from ftbc_pl.evaluation import SpikingClassifier
+from ftbc_pl.run import Settings
 from ftbc_pl.task import ImageClassifier
 from ftbc_pl.trainer import FTBCTrainer
 
@@ -88,25 +88,14 @@ class FTBCCLI(LightningCLI):
         """Hand the configuration on to the trainer, which writes it beside the results."""
         trainer: FTBCTrainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]
         config = self.config[self.subcommand]
-        trainer.settings = self._parser(self.subcommand).dump(config, skip_link_targets=True)
-        trainer.ftbc = next(c for c in trainer.callbacks if isinstance(c, FTBC))
+        settings = self._parser(self.subcommand).dump(config, skip_link_targets=True)
+        trainer.callbacks.append(Settings(settings))
         if not config.checkpoint.save_last:
             trainer.callbacks.append(_last_checkpoint(config.checkpoint.dirpath))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(yaml.safe_load(trainer.settings))
+                logger.log_hyperparams(yaml.safe_load(settings))
         return trainer
-
-    def after_fit(self) -> None:
-        """Evaluate the spiking network that the callback made."""
-        ftbc = self.trainer.ftbc
-        if not ftbc.enabled:
-            return
-        assert ftbc.snn is not None
-        with self.trainer.bare_callbacks():
-            self.trainer.evaluate_spiking(
-                SpikingClassifier(ftbc.snn), self.datamodule, "validation", report=lambda: ftbc.report
-            )
 
 
 def main(args: Sequence[str] | None = None) -> None:

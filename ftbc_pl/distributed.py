@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ftbc_pl.functional.merge import ALONE, Merge
+
 
 def is_distributed() -> bool:
     """Whether a process group of more than one process is active."""
@@ -22,6 +24,11 @@ def maximum_over_processes(values: Tensor) -> Tensor:
     if is_distributed():
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
+
+
+def merge_over_processes() -> Merge:
+    """How this process's statistics become those of all processes."""
+    return Merge(sum_over_processes, maximum_over_processes) if is_distributed() else ALONE
 
 
 def in_any_process(condition: bool, device: torch.device) -> bool:

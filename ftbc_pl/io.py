@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftbc_pl.calibration import CalibrationReport
-from ftbc_pl.conversion.convert import convert
-from ftbc_pl.conversion.network import SpikingNetwork
-from ftbc_pl.conversion.prepare import prepare
+from ftbc_pl.conversion import SpikingNetwork, convert, prepare
 from ftbc_pl.files import atomic_path, write_json_atomic
 from ftbc_pl.models import create_network
 
@@ -40,10 +38,10 @@ def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: Calib
         "version": VERSION,
         "token": token,
         "network": recipe(snn.network),
-        "conversion": snn.options,
+        "conversion": snn.options.to_dict() | {"input_size": list(snn.input_size)},
         "time_chunk": snn.time_chunk,
         "channels_last": _is_channels_last(snn.network),
-        "sites": [[call.name, call.operation, call.kind.value] for call in snn.calls],
+        "sites": [[call.name, call.record.operation, call.kind.value] for call in snn.calls],
         "report": None if report is None else report.to_dict(),
     }
     with atomic_path(tensors_path) as temporary:
@@ -79,7 +77,7 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
             f"{json_path} describes another network than {other}: {error} Pass ann= with the architecture that was "
             "saved."
         ) from error
-    found = [[call.name, call.operation, call.kind.value] for call in snn.calls]
+    found = [[call.name, call.record.operation, call.kind.value] for call in snn.calls]
     if found != description["sites"]:
         differing = next((a, b) for a, b in zip([*found, None], [*description["sites"], None], strict=False) if a != b)
         raise ValueError(

@@ -1,8 +1,10 @@
-"""Modules: the trainable activations and the two kinds of site of a spiking network. State and buffers only; the
-dynamics are in :mod:`ftbc_pl.functional`.
+"""Modules: the trainable activations, in one table, and the two kinds of site of a spiking network. State and buffers
+only; the dynamics are in :mod:`ftbc_pl.functional`.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +14,62 @@ from ftbc_pl.functional.neuron import fire_, integrate_and_fire_, per_channel
 from ftbc_pl.functional.qcfs import qcfs
 from ftbc_pl.functional.relu import clipped_relu
 from ftbc_pl.functional.temporal_difference import temporal_difference
+from ftbc_pl.registry import ACTIVATIONS
 
 
-class QCFS(nn.Module):
-    """Quantisation-clip-floor-shift activation with one learnable threshold (Bu et al., ICLR 2022, eq. 15)."""
+class Activation(nn.Module):
+    """A trainable activation with one threshold, which converts into neurons; the base of all of them.
 
-    def __init__(self, levels: int, threshold: float = 8.0) -> None:
+    A subclass sets the class attributes, registers itself in the table of activations, and calls its function in
+    ``forward``. Preparation, tracing, conversion and the task ask the table.
+
+    Attributes:
+        function: What ``forward`` calls with ``(x, threshold, ...)``, made visible to the trace by
+            :func:`ftbc_pl.functional.traceable.traceable`.
+        start: θ of a new activation where none is given, in activation units.
+        learned: Whether the neurons fire at θ itself; if not, their thresholds are measured and θ is the upper bound.
+        threshold: θ, a scalar in activation units; a parameter where it is trained.
+    """
+
+    function: ClassVar[Callable[..., Tensor]]
+    start: ClassVar[float]
+    learned: ClassVar[bool]
+    threshold: Tensor
+
+    def __init__(self, levels: int, threshold: float) -> None:
         """Create the activation.
 
         Args:
-            levels: Quantisation levels L.
+            levels: Quantisation levels L; activations without levels ignore it.
             threshold: Initial θ, in activation units.
 
         Raises:
-            ValueError: ``levels`` < 1 or ``threshold`` ≤ 0.
+            ValueError: ``levels`` < 1 or ``threshold`` is no positive number.
         """
         super().__init__()
         if levels < 1:
-            raise ValueError(f"QCFS needs levels ≥ 1, got {levels}.")
+            raise ValueError(f"{type(self).__name__} needs levels ≥ 1, got {levels}.")
+        if not 0 < threshold < math.inf:
+            raise ValueError(f"The threshold must be a positive number in activation units, got {threshold}.")
+
+    def extra_repr(self) -> str:
+        """Show the threshold."""
+        return f"threshold={self.threshold.item():.4g}"
+
+
+@ACTIVATIONS.register("qcfs")
+class QCFS(Activation):
+    """Quantisation-clip-floor-shift activation with one learnable threshold (Bu et al., ICLR 2022, eq. 15)."""
+
+    function = staticmethod(qcfs)
+    start = 8.0
+    learned = True
+
+    def __init__(self, levels: int, threshold: float = start) -> None:
+        """Create the activation; arguments and errors as in :class:`Activation`."""
+        super().__init__(levels, threshold)
         self.levels = levels
-        self.threshold = nn.Parameter(torch.tensor(_positive(threshold)))
+        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantise ``x`` of any shape."""
@@ -39,37 +77,38 @@ class QCFS(nn.Module):
 
     def extra_repr(self) -> str:
         """Show levels and threshold."""
-        return f"levels={self.levels}, threshold={self.threshold.item():.4g}"
+        return f"levels={self.levels}, {super().extra_repr()}"
 
 
-class ClippedReLU(nn.Module):
+@ACTIVATIONS.register("rts")
+class ClippedReLU(Activation):
     """ReLU clipped at a fixed threshold, the training activation of RTS (Deng & Gu, ICLR 2021)."""
 
-    threshold: Tensor
+    function = staticmethod(clipped_relu)
+    start = 1.0
+    learned = False
 
-    def __init__(self, threshold: float = 1.0) -> None:
-        """Create the activation.
-
-        Args:
-            threshold: θ, in activation units; kept in the state dict, not trained.
-
-        Raises:
-            ValueError: ``threshold`` ≤ 0.
-        """
-        super().__init__()
-        self.register_buffer("threshold", torch.tensor(_positive(threshold)))
+    def __init__(self, levels: int = 1, threshold: float = start) -> None:
+        """Create the activation; θ is kept in the state dict, not trained."""
+        super().__init__(levels, threshold)
+        self.register_buffer("threshold", torch.tensor(float(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Clip ``x`` of any shape to [0, θ]."""
         return clipped_relu(x, self.threshold)
 
-    def extra_repr(self) -> str:
-        """Show the threshold."""
-        return f"threshold={self.threshold.item():.4g}"
+
+def activation_called(function: Callable[..., Any]) -> type[Activation] | None:
+    """The activation of the table whose function this is, or None."""
+    table: tuple[Any, ...] = ACTIVATIONS.classes()
+    return next((cls for cls in table if cls.function is function), None)
+
+
+register_activation = ACTIVATIONS.register
 
 
 class SpikingNeuron(nn.Module):
-    """Integrate-and-fire neurons of one site, with a temporal bias a step and channel.
+    """Integrate-and-fire neurons of one site, with a temporal bias per step and channel.
 
     The membrane is kept between calls, so that T timesteps may be run in several chunks.
 
@@ -180,9 +219,3 @@ class TemporalDifference(nn.Module):
         outputs, self.sums, self.total = temporal_difference(function, inputs, self.sums, self.total, self.step)
         self.step += len(inputs[0])
         return outputs
-
-
-def _positive(threshold: float) -> float:
-    if not threshold > 0:
-        raise ValueError(f"The threshold must be a positive number in activation units, got {threshold}.")
-    return float(threshold)

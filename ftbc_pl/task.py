@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ftbc_pl.conversion import prepare
 from ftbc_pl.conversion.prepare import measure_start_thresholds_
-from ftbc_pl.layers import QCFS
+from ftbc_pl.layers import Activation
 from ftbc_pl.models import assign_weights, create_network, read_weights
 from ftbc_pl.schedules import Cosine, OneCycle, announce_length
 
@@ -41,7 +41,7 @@ class ImageClassifier(LightningModule):
         weights: str | None = None,
         pooling: Literal["max", "avg"] | None = None,
         network_args: dict[str, Any] | None = None,
-        activation: Literal["relu", "qcfs", "rts"] = "qcfs",
+        activation: str = "qcfs",
         levels: int = 8,
         threshold: float | Literal["measured"] | None = None,
         label_smoothing: float = 0.0,
@@ -61,8 +61,9 @@ class ImageClassifier(LightningModule):
                 network are taken for qcfs and rts too.
             pooling: max or avg for ResNets and VGGs; left out: as the network is.
             network_args: Whatever else the network's constructor takes.
-            activation: relu leaves the network as it is; qcfs trains with quantised activations and a learnable
-                threshold a layer; rts with ReLU clipped at a fixed threshold.
+            activation: relu leaves the network as it is; qcfs trains with quantised activations and one learnable
+                threshold per layer; rts with ReLU clipped at a fixed threshold. One of your own is named as
+                module:name.
             levels: Quantisation levels L of qcfs.
             threshold: θ at the start, in activation units; measured: from the activations of training images when fit
                 begins, for networks that start from trained weights; left out: 8 for qcfs, 1 for rts.
@@ -169,7 +170,9 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer without weight decay on thresholds, and the schedule."""
-        thresholds = [m.threshold for m in self.network.modules() if isinstance(m, QCFS)]
+        thresholds = [
+            p for m in self.network.modules() if isinstance(m, Activation) for p in m.parameters(recurse=False)
+        ]
         known = {id(p) for p in thresholds}
         others = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
         groups: list[dict[str, Any]] = [{"params": others}]
@@ -182,15 +185,3 @@ class ImageClassifier(LightningModule):
         schedule = self.lr_scheduler(optimizer)
         interval = "step" if isinstance(schedule, Cosine | OneCycle | OneCycleLR) else "epoch"
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
-
-
-def network_of(module: LightningModule, attribute: str = "network") -> nn.Module:
-    """The ANN inside a LightningModule.
-
-    Raises:
-        AttributeError: It has no such attribute.
-    """
-    network = getattr(module, attribute, None)
-    if not isinstance(network, nn.Module):
-        raise AttributeError(f"{type(module).__name__} has no network in its attribute {attribute!r}; name it.")
-    return network

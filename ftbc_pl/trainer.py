@@ -1,54 +1,36 @@
 """Lightning's Trainer with the subcommands of this package, as the command line runs them."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.plugins import Precision
+from torch import nn
 
-from ftbc_pl.callbacks_package import FTBC, PredictionWriter
-from ftbc_pl.conversion import SpikingNetwork
-from ftbc_pl.evaluation import SpikingClassifier
-from ftbc_pl.files import write_text_atomic
+from ftbc_pl.callbacks import FTBC, PredictionWriter
+from ftbc_pl.evaluation.module import SpikingClassifier
 from ftbc_pl.io import load_calibration, load_snn
 from ftbc_pl.models import load_weights
-from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
-from ftbc_pl.reports.collect import collect_results
+from ftbc_pl.run import Run, network_of
+from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.task import ImageClassifier
 
 
-class _CalibratingClassifier(SpikingClassifier):
-    """Converts and calibrates in ``setup``, when processes and data are ready, and is evaluated after that."""
-
-    def __init__(self, ann: ImageClassifier, ftbc: FTBC) -> None:
-        super().__init__(None, num_steps=ftbc.num_steps)
-        self._ann, self._ftbc = [ann], ftbc
-
-    @property
-    def network(self) -> torch.nn.Module:
-        return self._ann[0].network
-
-    def setup(self, stage: str) -> None:
-        self._ann[0].check_classes(self.trainer)
-        self.snn = self._ftbc.calibrate(self.trainer, self._ann[0].network)
-
-
 class FTBCTrainer(Trainer):
-    """Lightning's Trainer with the subcommands of this package.
-
-    Attributes:
-        settings: The configuration of the run as YAML, written beside its results.
-        ftbc: The callback that converts and calibrates.
-    """
+    """Lightning's Trainer with the subcommands of this package."""
 
     callbacks: list[Callback]
-    settings: str
-    ftbc: FTBC
+
+    @property
+    def run(self) -> Run:
+        """What follows training, as the callback :class:`FTBC` among the callbacks says, or as is the default."""
+        ftbc = next((callback for callback in self.callbacks if isinstance(callback, FTBC)), None)
+        if ftbc is None:
+            ftbc = FTBC()
+            self.callbacks.append(ftbc)
+        return ftbc.run
 
     def calibrate(
         self, model: LightningModule, datamodule: LightningDataModule | None = None, ckpt_path: str | None = None
@@ -60,12 +42,18 @@ class FTBCTrainer(Trainer):
             datamodule: The data.
             ckpt_path: Checkpoint of an earlier fit; left out: the weights of the section model.
         """
-        assert isinstance(model, ImageClassifier)
+        run = self.run
+        network = network_of(model, run.options.network)
         if ckpt_path is not None:
-            load_weights(model.network, ckpt_path)
-        with self.bare_callbacks():
-            module = _CalibratingClassifier(model, self.ftbc)
-            self.evaluate_spiking(module, datamodule, "validation", report=lambda: self.ftbc.report)
+            load_weights(network, ckpt_path)
+
+        def make(trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
+            if isinstance(model, ImageClassifier):
+                model.check_classes(trainer)
+            return run.make(trainer, ann)
+
+        module = SpikingClassifier(ann=network, num_steps=run.options.num_steps, make=make)
+        self._evaluate(run, module, datamodule, "validation")
 
     def validate(  # type: ignore[override]
         self,
@@ -135,46 +123,43 @@ class FTBCTrainer(Trainer):
             output: The CSV file.
         """
         self.callbacks.append(PredictionWriter(output))
-        if snn_path is not None:
-            model, ckpt_path = SpikingClassifier(self._saved(snn_path)), None
-        return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path)
-
-    def evaluate_spiking(
-        self, module: SpikingClassifier, datamodule: LightningDataModule | None, split: str, report: Any
-    ) -> None:
-        """Run Lightning's loop over a spiking network and write, log and print the results."""
-        run = super().validate if split == "validation" else super().test
-        run(module, datamodule=datamodule, verbose=False)
-        if module.accuracies is None:
-            raise ValueError(f"There are no {split} images to evaluate on: set data.val_split above 0.")
-        settings = yaml.safe_load(self.settings)
-        results = collect_results(module.snn, module.accuracies, report(), split, settings)
-        folder = self.ftbc.claim_folder(self)
-        if self.is_global_zero:
-            write_text_atomic(folder / "config.yaml", self.settings)
-            write_results_json(results, folder)
-            write_report_html(results, folder)
-            log_results(self.loggers, results, folder)
-        rank_zero_info(f"\n{accuracy_table(results)}\nSaved to {folder}: {', '.join(sorted(os.listdir(folder)))}\n")
+        if snn_path is None:
+            return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path)
+        module = SpikingClassifier(self.run.place(self, load_snn(snn_path)))
+        with self._full_precision():
+            return super().predict(module, dataloaders, datamodule, return_predictions)
 
     def _evaluate_saved(self, path: str, datamodule: LightningDataModule | None, split: str) -> None:
-        snn = self._saved(path)
-        snn_report = load_calibration(path)
-        with self.bare_callbacks():
-            module = SpikingClassifier(snn, calibrated=snn_report is not None)
-            self.evaluate_spiking(module, datamodule, split, report=lambda: snn_report)
+        run = self.run
+        snn, run.report = run.place(self, load_snn(path)), load_calibration(path)
+        self._evaluate(run, SpikingClassifier(snn, calibrated=run.report is not None), datamodule, split)
 
-    def _saved(self, path: str) -> SpikingNetwork:
-        snn = load_snn(path)
-        if self.ftbc.compile:
-            snn.to(self.ftbc.device(self)).compile()
-        return snn
+    def _evaluate(
+        self, run: Run, module: SpikingClassifier, datamodule: LightningDataModule | None, split: str
+    ) -> None:
+        """Run Lightning's loop over a spiking network, and write the results."""
+        loop = super().validate if split == "validation" else super().test
+        with self._bare_callbacks(), self._full_precision():
+            loop(module, datamodule=datamodule, verbose=False)
+        if module.accuracies is None:
+            raise ValueError(f"There are no {split} images to evaluate on: set data.val_split above 0.")
+        run.write(self, module.snn, module.accuracies, split)
 
     @contextmanager
-    def bare_callbacks(self) -> Iterator[None]:
+    def _bare_callbacks(self) -> Iterator[None]:
         """Leave only progress bars: the others (weight averaging, say) belong to the ANN."""
         self.callbacks, before = [c for c in self.callbacks if isinstance(c, ProgressBar)], self.callbacks
         try:
             yield
         finally:
             self.callbacks = before
+
+    @contextmanager
+    def _full_precision(self) -> Iterator[None]:
+        """Run in 32 bits whatever the trainer's precision is: what is measured is the network as it is saved."""
+        before = self.strategy.precision_plugin
+        self.strategy.precision_plugin = Precision()
+        try:
+            yield
+        finally:
+            self.strategy.precision_plugin = before

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from ftbc_pl import calibrate_, convert, evaluate, prepare
-from ftbc_pl.conversion.simulation import Simulation
+from ftbc_pl.simulation.visitors import Simulation
 from ftbc_pl.evaluation import TimestepAccuracy
-from ftbc_pl.functional.balanced import mean_weight_for
+from ftbc_pl.calibration.solvers.balanced import mean_weight_for
 from ftbc_pl.functional.readout import error_products, least_squares_readout
 from tests.networks import create, images, small_cnn
 
@@ -228,7 +228,7 @@ def test_an_interrupt_leaves_the_calibration_alone():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"solver": "best"}, "solver must be one of heuristic, exact, balanced, got 'best'"),
+        ({"solver": "best"}, "solver must be one of balanced, exact, heuristic, got 'best'"),
         ({"mean_weight": -1.0, "solver": "balanced"}, "mean_weight must be finite and 0 or more, got -1"),
         ({"mean_weight": float("inf"), "solver": "balanced"}, "got inf; solver 'exact' is the limit"),
         ({"mean_weight": 3.0}, "mean_weight is an option of solver 'balanced'; 'exact' has none"),

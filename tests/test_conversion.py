@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from ftbc_pl import ConversionError, convert, prepare
 from ftbc_pl.conversion.check import check_conversion
-from ftbc_pl.conversion.operations import Kind
+from ftbc_pl.tracing.operations import Kind
 from ftbc_pl.layers import QCFS, ClippedReLU, SpikingNeuron, TemporalDifference
 from tests.networks import create, images, small_cnn
 
@@ -130,7 +130,7 @@ def without_rate_exact_sites(snn):
     kept = [i for i, call in enumerate(snn.calls) if call.kind is Kind.SPIKING]
     snn.calls = tuple(snn.calls[i] for i in kept)
     snn.sites = nn.ModuleList(snn.sites[i] for i in kept)
-    snn._trace = replace(snn._trace, counts={call.function: snn._trace.counts[call.function] for call in snn.calls})
+    snn.trace = replace(snn.trace, counts={call.function: snn.trace.counts[call.function] for call in snn.calls})
     return snn
 
 

@@ -33,7 +33,7 @@ act#2        spiking     hardtanh    4      max ≤ 6    shared module
 (network)    spiking     relu        4      max        function
 (network)#2  rate-exact  sigmoid     4                 function
 (network)#3  rate-exact  mul         4                 function
-6 sites: 3 spiking (hardtanh 2, relu 1), 3 rate-exact (max_pool2d 1, sigmoid 1, mul 1); 264 neurons an image; \
+6 sites: 3 spiking (hardtanh 2, relu 1), 3 rate-exact (max_pool2d 1, sigmoid 1, mul 1); 264 neurons per image; \
 1 normalisation layer folded (16 numbers)."""
 
 
@@ -47,7 +47,8 @@ def test_the_report_is_plain_data():
     assert first.pop("source").startswith("tests/test_conversion_report.py:")
     assert first == {
         "name": "act", "kind": "spiking", "operation": "hardtanh", "origin": "shared module", "shape": (4, 8, 8),
-        "channels": 4, "threshold": "percentile 99.5", "upper": 6.0, "folded": 0,
+        "channels": 4, "threshold_from": "percentile 99.5", "upper": 6.0, "folded": 0,
+        "threshold": None, "firing_rate": None, "temporal_bias_rms": (), "dead_channels": 0, "saturated_channels": 0,
     }  # fmt: skip
     totals = report.totals()
     assert totals == {
@@ -62,7 +63,7 @@ def test_it_says_where_thresholds_come_from():
     for activation, word, bound in (("qcfs", "learned", None), ("rts", "mse", 0.5)):
         network = prepare(small_cnn(), activation, threshold=0.5)
         report = convert(network, 2, batches=[images(2)]).report
-        assert [(site.threshold, site.upper) for site in report.sites] == [(word, bound)] * 2
+        assert [(site.threshold_from, site.upper) for site in report.sites] == [(word, bound)] * 2
 
 
 def test_numbers_folded_add_up():

@@ -63,7 +63,7 @@ def test_calibration_is_the_same_each_time_and_with_deterministic_algorithms(sol
 def test_compiled_neurons_give_the_same_bits(memory_format):
     ann = network().float().to(memory_format=memory_format)
     snn, compiled = (convert(ann, 5) for _ in range(2))
-    compiled.compile()
+    compiled.compile_neurons()
     batch = images(4, 32).cuda().contiguous(memory_format=memory_format)
     assert torch.equal(snn(batch), compiled(batch))
 

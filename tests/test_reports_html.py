@@ -91,7 +91,7 @@ def test_text_from_outside_is_escaped():
         2,
         settings={"name": evil, evil: 1},
         versions={evil: evil},
-        sites=[SiteSummary(evil, "spiking", [1], temporal_bias_rms=[1.0, 2.0], firing_rate=0.5)],
+        sites=[SiteRecord(name=evil, shape=(1,), temporal_bias_rms=[1.0, 2.0], firing_rate=0.5)],
         calibration={**make_results().calibration, "solver": evil, evil: evil},
     )
     page = Page(report_html(results))
@@ -100,7 +100,7 @@ def test_text_from_outside_is_escaped():
 
 
 def test_a_site_name_that_looks_like_mathematics_is_drawn_as_it_is():
-    sites = [SiteSummary(r"$\frac{$", "spiking", [1], temporal_bias_rms=[1.0, 2.0], firing_rate=0.5)]
+    sites = [SiteRecord(name=r"$\frac{$", shape=(1,), temporal_bias_rms=[1.0, 2.0], firing_rate=0.5)]
     assert len(Page(report_html(make_results(2, sites=sites))).images) == 3
 
 

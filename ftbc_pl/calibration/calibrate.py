@@ -1,4 +1,4 @@
-"""Forward Temporal Bias Correction in one forward pass a batch.
+"""Forward Temporal Bias Correction in one forward pass per batch.
 
 The first B rows of a forward are the ANN's own stream, the other T·B rows the timesteps. Sites are visited in forward
 order, so each solves for its bias on inputs that are corrected already (Wu et al., ECCV 2024, algorithm 1, without a
@@ -7,39 +7,27 @@ weights of the readout follow.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ftbc_pl.calibration.options import CalibrationOptions, Readout
-from ftbc_pl.calibration.report import CalibrationReport, SiteReport
+from ftbc_pl.calibration.report import CalibrationReport
+from ftbc_pl.calibration.solvers import SOLVERS, Solver
 from ftbc_pl.calibration.step import CalibrationStep, SiteState
-from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.convert import to_images
-from ftbc_pl.conversion.network import SpikingNetwork
 from ftbc_pl.distributed import in_any_process, is_main_process, maximum_over_processes, sum_over_processes
 from ftbc_pl.functional.readout import error_products, least_squares_readout, mean_readout
-from ftbc_pl.functional.solvers import Granularity, Solver
-from ftbc_pl.layers import SpikingNeuron
+from ftbc_pl.options import CalibrationOptions
+from ftbc_pl.simulation import SpikingNetwork
 
 
 @torch.no_grad()
 def calibrate_(
-    snn: SpikingNetwork,
-    loader: Iterable[Any],
-    *,
-    solver: Solver = "exact",
-    granularity: Granularity = "channel",
-    alpha: float = 0.5,
-    mean_weight: float | None = None,
-    horizon: int | None = None,
-    passes: int = 1,
-    num_batches: int = 1,
-    readout: Readout = "least_squares",
-    progress: bool = True,
+    snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = True, **options: Any
 ) -> CalibrationReport:
     """Set the temporal bias of every site and the weights of the readout, in place, with one forward for each batch.
 
@@ -49,106 +37,118 @@ def calibrate_(
     Args:
         snn: A converted network.
         loader: Training images (B, ...) or (images, labels), without augmentation.
-        solver: ``exact`` makes each channel fire as often as the ANN demands: good at every step. ``balanced`` keeps
-            the output of single neurons close to the ANN's as well: better after a few steps, at the cost of the first.
-            ``heuristic`` is the paper's rule.
-        granularity: One bias a ``channel``, or one for the whole ``layer``.
-        alpha: Step size α of ``heuristic``, in (0, 1].
-        mean_weight: λ ≥ 0 of ``balanced``: how much more an error of a channel's mean counts than one of a neuron.
-            Default: by ``horizon``.
-        horizon: Timestep whose accuracy matters to ``balanced``. Default: T.
-        passes: How often ``heuristic`` goes over the batches.
-        num_batches: How many batches are used. ``heuristic`` goes on from one to the next, the others average their
-            biases.
-        readout: ``least_squares`` weighs the outputs of the steps so that the prediction at each t comes closest to the
-            ANN's output; ``mean`` is their plain mean, as in the papers. Networks that are no classifier of one output
-            (B, classes) keep the mean.
         progress: Whether to show a progress bar.
+        **options: ``solver``, ``num_batches``, ``readout`` and the others of
+            :class:`ftbc_pl.options.CalibrationOptions`.
 
     Raises:
+        TypeError: A keyword is no option.
         ValueError: An option is out of range, the network is in 16 bits, the loader holds fewer batches, or a site (it
             is named) or the output has NaN or infinite values.
     """
-    options = CalibrationOptions(solver, granularity, alpha, mean_weight, horizon, passes, num_batches, readout)
-    if horizon is not None and horizon > snn.num_steps:
-        raise ValueError(f"horizon must be one of the {snn.num_steps} timesteps, got {horizon}.")
+    chosen = CalibrationOptions.of(options, "calibrate_")
+    chosen.check_horizon(snn.num_steps)
+    _check_precision(snn)
+    began = time.perf_counter()
+    with _unchanged_on_error(snn), torch.autocast(snn.device.type, enabled=False):
+        run = _Calibration(snn, chosen, progress)
+        run.go_over(loader)
+        run.finish()
+    counted = sum_over_processes(torch.tensor([run.images], device=snn.device))
+    return CalibrationReport(
+        solver=chosen.solver,
+        granularity=chosen.granularity,
+        images=int(counted.item()),
+        forward_passes=run.forward_passes,
+        seconds=time.perf_counter() - began,
+        sites=tuple(run.states[record.name].record(record) for record in snn.report.sites if record.name in run.states),
+        readout_weights=tuple(snn.readout_weights[-1].tolist()),
+    )
+
+
+class _Calibration:
+    """The state of one calibration."""
+
+    def __init__(self, snn: SpikingNetwork, options: CalibrationOptions, progress: bool) -> None:
+        self.snn, self.options = snn, options
+        self.solver: Solver = SOLVERS[options.solver](options, snn.num_steps)
+        self.states = {call.name: SiteState(site) for call, site in snn.neurons()}
+        self.errors: Tensor | None = None
+        self.images = self.forward_passes = 0
+        # One unit is one timestep of one site, so that a single batch moves the bar as well.
+        steps = options.passes * options.num_batches * len(self.states) * snn.num_steps
+        hidden = not progress or not is_main_process()
+        self.bar = tqdm(total=steps, desc="Calibrating", unit="step", disable=hidden)
+
+    def go_over(self, loader: Iterable[Any]) -> None:
+        """Correct the biases, batch by batch."""
+        with self.bar, _counted_forwards(self.snn) as forwards:
+            for number in range(self.options.passes):
+                for batch in _first_batches(loader, self.options.num_batches, self.snn.device):
+                    rows = to_images(batch).to(self.snn.device)
+                    self.images += len(rows) * (number == 0)
+                    chunks = _chunks(self.snn, len(rows))
+                    self._correct(rows, chunks)
+                    # The chunks of one simulation together are one forward.
+                    self.forward_passes += -(-len(forwards) // len(chunks))
+                    forwards.clear()
+
+    def _correct(self, images: Tensor, chunks: list[int]) -> None:
+        self.snn.reset()
+        parts: list[Any] = []
+        for steps in chunks:
+            visitor = CalibrationStep(steps, not parts, self.solver, self.states, self.bar.update)
+            parts.append(self.snn.visit(images, visitor))
+        for state in self.states.values():
+            state.end_batch()
+        if self.options.readout == "mean" or not isinstance(parts[0], Tensor) or parts[0].ndim != 3:
+            return
+        outputs = torch.cat(parts)
+        found = error_products(outputs[1:], outputs[0])
+        # A solver that goes on from batch to batch: the last one has the biases that stay.
+        self.errors = found if self.solver.continues or self.errors is None else self.errors + found
+
+    def finish(self) -> None:
+        """Set the biases to the average over the batches, where the solver does not go on, and the readout."""
+        if not self.solver.continues:
+            for call, site in self.snn.neurons():
+                site.temporal_bias.copy_(self.states[call.name].bias_sum / self.options.num_batches)
+        if self.errors is None:
+            self.snn.readout_weights.copy_(mean_readout(self.snn.num_steps))
+        else:
+            self.snn.readout_weights.copy_(least_squares_readout(sum_over_processes(self.errors)))
+
+
+def _check_precision(snn: SpikingNetwork) -> None:
     for call, site in snn.neurons():
         if site.threshold.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"Calibration needs a network of float32 or float64, site {call.name} is {site.threshold.dtype}: call "
                 "snn.float() first."
             )
-    began = time.perf_counter()
-    states = {call.name: SiteState(site) for call, site in snn.neurons()}
+
+
+@contextmanager
+def _unchanged_on_error(snn: SpikingNetwork) -> Iterator[None]:
+    """Start from biases of zero; give those of before, and the readout, back if anything goes wrong."""
     calibrated = [*(site.temporal_bias for _, site in snn.neurons()), snn.readout_weights]
     before = [values.clone() for values in calibrated]
-    errors: Tensor | None = None
-    forwards = _ForwardCounter(snn)
-    images = 0
     try:
         for _, site in snn.neurons():
             site.temporal_bias.zero_()
-        total = options.passes * options.num_batches
-        bar = tqdm(total=total, desc="Calibrating", disable=not progress or not is_main_process())
-        with bar, torch.autocast(snn.device.type, enabled=False):
-            for number in range(options.passes):
-                for batch in _first_batches(loader, options.num_batches, snn.device):
-                    rows = to_images(batch).to(snn.device)
-                    images += len(rows) * (number == 0)
-                    chunks = _chunks(snn, len(rows))
-                    found = _calibrate_batch(snn, rows, chunks, options, states)
-                    # `heuristic` goes on from batch to batch: the last one has the biases that stay.
-                    if found is not None and options.solver != "heuristic" and errors is not None:
-                        found += errors
-                    errors = found
-                    forwards.end_batch(len(chunks))
-                    bar.update()
-        if options.solver != "heuristic":
-            for call, site in snn.neurons():
-                site.temporal_bias.copy_(states[call.name].bias_sum / options.num_batches)
-        if errors is None:
-            snn.readout_weights.copy_(mean_readout(snn.num_steps))
-        else:
-            snn.readout_weights.copy_(least_squares_readout(sum_over_processes(errors)))
+        yield
     except BaseException:
         for values, old in zip(calibrated, before, strict=True):
             values.copy_(old)
         raise
     finally:
         snn.reset()
-        forwards.remove()
-    counted = sum_over_processes(torch.tensor([images], device=snn.device))
-    seconds = time.perf_counter() - began
-    sites = tuple(_site_report(call, site, states[call.name]) for call, site in snn.neurons())
-    readout_weights = tuple(snn.readout_weights[-1].tolist())
-    return CalibrationReport(solver, granularity, int(counted.item()), forwards.passes, seconds, sites, readout_weights)
 
 
 def _chunks(snn: SpikingNetwork, batch_size: int) -> list[int]:
     """Timesteps to run at once; the same in all processes, which exchange sums at every site and step."""
     largest = maximum_over_processes(torch.tensor([batch_size], device=snn.device))
     return snn.chunks(int(largest.item()))
-
-
-def _calibrate_batch(
-    snn: SpikingNetwork,
-    images: Tensor,
-    chunks: list[int],
-    options: CalibrationOptions,
-    states: dict[str, SiteState],
-) -> Tensor | None:
-    """Correct the biases on one batch; returns the products of the output's errors, if the readout is made of them."""
-    snn.reset()
-    parts: list[Any] = []
-    for steps in chunks:
-        visitor = CalibrationStep(steps, not parts, options, options.weight(snn.num_steps), states)
-        parts.append(snn.visit(images, visitor))
-    for call, site in snn.neurons():
-        states[call.name].bias_sum += site.temporal_bias
-    if options.readout == "mean" or not isinstance(parts[0], Tensor) or parts[0].ndim != 3:
-        return None
-    outputs = torch.cat(parts)
-    return error_products(outputs[1:], outputs[0])
 
 
 def _first_batches(loader: Iterable[Any], num_batches: int, device: torch.device) -> Iterable[Any]:
@@ -163,33 +163,12 @@ def _first_batches(loader: Iterable[Any], num_batches: int, device: torch.device
         yield batch
 
 
-class _ForwardCounter:
-    """Counts the forwards of the network; the chunks of one simulation together are one."""
-
-    def __init__(self, snn: SpikingNetwork) -> None:
-        self.calls = self.passes = 0
-        self.handle = snn.network.register_forward_hook(self._count)
-
-    def _count(self, *_: Any) -> None:
-        self.calls += 1
-
-    def end_batch(self, chunks: int) -> None:
-        self.passes += -(-self.calls // chunks)
-        self.calls = 0
-
-    def remove(self) -> None:
-        self.handle.remove()
-
-
-def _site_report(call: Call, site: SpikingNeuron, state: SiteState) -> SiteReport:
-    theta = site.threshold
-    relative = (site.temporal_bias / theta).square().mean(1).sqrt()
-    totals = sum_over_processes(torch.stack([state.fired.sum(), state.fired.new_tensor(float(state.counted))]))
-    return SiteReport(
-        call.name,
-        (theta.min().item(), theta.mean().item(), theta.max().item()),
-        (totals[0] / totals[1]).item(),
-        tuple(relative.tolist()),
-        int(state.never.sum()),
-        int(state.always.sum()),
-    )
+@contextmanager
+def _counted_forwards(snn: SpikingNetwork) -> Iterator[list[None]]:
+    """Give a list that grows by one entry with each forward of the network."""
+    calls: list[None] = []
+    handle = snn.network.register_forward_hook(lambda *_: calls.append(None))
+    try:
+        yield calls
+    finally:
+        handle.remove()

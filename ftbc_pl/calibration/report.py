@@ -1,35 +1,10 @@
 """What a calibration did, as plain values."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
-
-@dataclass(frozen=True)
-class SiteReport:
-    """One calibrated site.
-
-    Attributes:
-        name: Name of the site.
-        threshold: Smallest, mean and largest θ of its channels, in activation units.
-        firing_rate: Spikes a neuron and step after correction, on the calibration images.
-        temporal_bias_rms: Root mean square of b[t]/θ over the channels, one number a step.
-        dead_channels: Channels that never fire in the ANN.
-        saturated_channels: Channels whose mean in the ANN is at or above θ, in every batch.
-    """
-
-    name: str
-    threshold: tuple[float, float, float]
-    firing_rate: float
-    temporal_bias_rms: tuple[float, ...]
-    dead_channels: int
-    saturated_channels: int
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SiteReport":
-        """Read what ``dataclasses.asdict`` and JSON made of a report."""
-        low, mean, high = values["threshold"]
-        rms = tuple(values["temporal_bias_rms"])
-        return cls(**(values | {"threshold": (low, mean, high), "temporal_bias_rms": rms}))
+from ftbc_pl.sites import SiteRecord
 
 
 @dataclass(frozen=True)
@@ -42,7 +17,7 @@ class CalibrationReport:
         images: Different images used, over all processes.
         forward_passes: Forwards of the network that were counted, one for all T timesteps of one batch.
         seconds: Wall-clock time.
-        sites: One report a spiking site, in forward order.
+        sites: The records of the spiking sites, in forward order, with what the calibration found there.
         readout_weights: How much the output of each step counts in the prediction at T.
     """
 
@@ -51,7 +26,7 @@ class CalibrationReport:
     images: int
     forward_passes: int
     seconds: float
-    sites: tuple[SiteReport, ...]
+    sites: tuple[SiteRecord, ...]
     readout_weights: tuple[float, ...]
 
     @property
@@ -64,18 +39,25 @@ class CalibrationReport:
         """Channels of all sites that are at or above θ throughout in the ANN."""
         return sum(site.saturated_channels for site in self.sites)
 
+    def cost(self) -> dict[str, Any]:
+        """Plain values for JSON: everything but the sites."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sites"}
+        return own | {
+            "readout_weights": list(self.readout_weights),
+            "dead_channels": self.dead_channels,
+            "saturated_channels": self.saturated_channels,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        totals = {"dead_channels": self.dead_channels, "saturated_channels": self.saturated_channels}
-        return asdict(self) | totals
+        return self.cost() | {"sites": [asdict(site) for site in self.sites]}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "CalibrationReport":
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
-        names = {field.name for field in fields(cls)}
-        sites = tuple(SiteReport.from_dict(site) for site in values["sites"])
-        plain = {k: v for k, v in values.items() if k in names - {"sites", "readout_weights"}}
-        return cls(**plain, sites=sites, readout_weights=tuple(values["readout_weights"]))
+        own = {field.name: values[field.name] for field in fields(cls)}
+        sites = tuple(SiteRecord.from_dict(site) for site in values["sites"])
+        return cls(**(own | {"sites": sites, "readout_weights": tuple(values["readout_weights"])}))
 
     def __str__(self) -> str:
         """One line."""

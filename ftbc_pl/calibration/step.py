@@ -1,25 +1,28 @@
 """What happens at each site while a calibration batch runs through the network."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ftbc_pl.calibration.options import CalibrationOptions
-from ftbc_pl.conversion.calls import Call
-from ftbc_pl.conversion.simulation import Simulation
-from ftbc_pl.distributed import in_any_process
-from ftbc_pl.functional.balanced import balanced_bias
-from ftbc_pl.functional.solvers import Target, exact_bias, heuristic_bias
+from ftbc_pl.calibration.solvers.base import SiteStep, Solver
+from ftbc_pl.distributed import in_any_process, merge_over_processes, sum_over_processes
+from ftbc_pl.functional.targets import Target
 from ftbc_pl.layers import SpikingNeuron
+from ftbc_pl.simulation import Simulation
+from ftbc_pl.sites import SiteRecord, Spread
+from ftbc_pl.tracing import Call
 
 
 class SiteState:
-    """Target and statistics of one site."""
+    """What is known of one site during a calibration: its target in the present batch, and sums over all batches."""
 
     def __init__(self, site: SpikingNeuron) -> None:
+        """Start with nothing known."""
+        self.site = site
         self.target: Target | None = None
-        # What the output so far lacks, and what the ANN puts out a step; only for solvers that look at single neurons.
+        # What the output so far lacks, and what the ANN puts out per step; only for solvers that look at neurons.
         self.error: Tensor | None = None
         self.activation: Tensor | None = None
         self.bias_sum = torch.zeros_like(site.temporal_bias, dtype=torch.float64)
@@ -27,6 +30,35 @@ class SiteState:
         self.counted = 0
         self.never = torch.ones_like(site.threshold, dtype=torch.bool)
         self.always = torch.ones_like(site.threshold, dtype=torch.bool)
+
+    def aim(self, activation: Tensor, single_neurons: bool) -> None:
+        """Take what the ANN does in this batch, (B, C, ...), for the target."""
+        theta = self.site.threshold
+        target = Target.of(activation, theta, self.site.channel_dim, merge_over_processes())
+        self.target = target
+        self.never &= target.activation <= 0
+        self.always &= target.activation >= theta * (1 - 1e-6)
+        if single_neurons:
+            # A copy, since the ANN may go on to overwrite its activation.
+            self.activation, self.error = activation.clone(), torch.zeros_like(activation)
+
+    def end_batch(self) -> None:
+        """Add the biases of this batch to the sum."""
+        self.bias_sum += self.site.temporal_bias
+
+    def record(self, before: SiteRecord) -> SiteRecord:
+        """The record of the site, with what the calibration found."""
+        theta = self.site.threshold
+        relative = (self.site.temporal_bias / theta).square().mean(1).sqrt()
+        totals = sum_over_processes(torch.stack([self.fired.sum(), self.fired.new_tensor(float(self.counted))]))
+        return replace(
+            before,
+            threshold=Spread.of(theta),
+            firing_rate=(totals[0] / totals[1]).item(),
+            temporal_bias_rms=tuple(relative.tolist()),
+            dead_channels=int(self.never.sum()),
+            saturated_channels=int(self.always.sum()),
+        )
 
 
 class CalibrationStep(Simulation):
@@ -36,53 +68,61 @@ class CalibrationStep(Simulation):
         self,
         num_steps: int,
         ann_rows: bool,
-        options: CalibrationOptions,
-        mean_weight: float,
+        solver: Solver,
         states: dict[str, SiteState],
+        advance: Callable[[int], object],
     ) -> None:
+        """Create the visitor for K = ``num_steps``.
+
+        Args:
+            num_steps: K, the timesteps of this run.
+            ann_rows: Whether the ANN's rows come first, as in the first run of a batch.
+            solver: Chooses the bias.
+            states: What is known of each site.
+            advance: Called with the number of steps that are done at a site.
+        """
         super().__init__(num_steps, ann_rows)
-        self.options = options
-        self.mean_weight = mean_weight
+        self.solver = solver
         self.states = states
+        self.advance = advance
 
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Check the input, then simulate and correct the neurons of a site."""
         if in_any_process(not bool(x.sum().isfinite()), x.device):
             raise ValueError(
-                f"Site {call.name} ({call.source}) has NaN or infinite input during calibration: check the weights "
-                "and the images, or train with a smaller learning rate."
+                f"Site {call.place} has NaN or infinite input during calibration: check the weights and the images, or "
+                "train with a smaller learning rate."
             )
         return super().neuron(call, site, x, activation)
 
     def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
         """Write θ·s behind the ANN's rows of ``out`` (blocks, B, C, ...), solving for b[t] before each step."""
-        state, dim = self.states[call.name], site.channel_dim
+        state = self.states[call.name]
         if self.ann_rows:
-            target = Target.of(out[0], site.threshold, dim)
-            state.target = target
-            state.never &= target.activation <= 0
-            state.always &= target.activation >= site.threshold * (1 - 1e-6)
-            if self.options.solver == "balanced":
-                # A copy, since the ANN may go on to overwrite its activation.
-                state.activation, state.error = out[0].clone(), torch.zeros_like(out[0])
+            state.aim(out[0], self.solver.single_neurons)
         for x, spikes in zip(current, out[self.ann_rows :], strict=True):
             step, membrane = site.step, site.membrane_like(x).add_(x)
             if state.error is not None and state.activation is not None:
                 state.error.add_(state.activation)
-            site.temporal_bias[step] = self._solve(membrane, site.temporal_bias[step], state, site)
+            site.temporal_bias[step] = self._solve(membrane, site.temporal_bias[step], state)
             site.add_bias_(step)
             site.fire_(spikes)
             if state.error is not None:
                 state.error.sub_(spikes)
             state.fired[step] += torch.count_nonzero(spikes > 0)
             state.counted += spikes.numel()
+        self.advance(len(current))
 
-    def _solve(self, membrane: Tensor, bias: Tensor, state: SiteState, site: SpikingNeuron) -> Tensor:
-        options, theta, dim = self.options, site.threshold, site.channel_dim
-        if options.solver == "balanced":
-            assert state.error is not None, "the first chunk carries the ANN's rows"
-            return balanced_bias(membrane, state.error, theta, dim, self.mean_weight, options.granularity)
+    def _solve(self, membrane: Tensor, bias: Tensor, state: SiteState) -> Tensor:
         assert state.target is not None, "the first chunk carries the ANN's rows"
-        if options.solver == "exact":
-            return exact_bias(membrane, state.target, theta, dim, options.granularity)
-        return heuristic_bias(membrane, bias, state.target, theta, dim, options.alpha, options.granularity)
+        return self.solver.solve(
+            SiteStep(
+                membrane=membrane,
+                bias=bias,
+                threshold=state.site.threshold,
+                channel_dim=state.site.channel_dim,
+                target=state.target,
+                error=state.error,
+                merge=merge_over_processes(),
+            )
+        )

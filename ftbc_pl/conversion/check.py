@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ftbc_pl.conversion.calls import Call
 from ftbc_pl.conversion.errors import ConversionError
-from ftbc_pl.conversion.network import SpikingNetwork
-from ftbc_pl.conversion.simulation import Simulation
 from ftbc_pl.layers import SpikingNeuron
+from ftbc_pl.simulation.network import SpikingNetwork
+from ftbc_pl.simulation.visitors import Simulation
+from ftbc_pl.tracing.calls import Call
 
 _STEPS = 3
 _TOLERANCE = 1e-8
@@ -35,7 +35,7 @@ class _UnevenSpread(Simulation):
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         blocks = self.unfold(x, call.static[0])
         if self.diverging is None and _differ(blocks):
-            self.diverging = f"{call.name} ({call.source})"
+            self.diverging = call.place
         out = self.output(call, x)
         out[0].copy_(activation(blocks[0].clone()))
         weights = torch.rand(

@@ -2,22 +2,22 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.conversion.errors import ConversionError
-from ftbc_pl.layers import QCFS, ClippedReLU
+from ftbc_pl.layers import Activation
+from ftbc_pl.registry import ACTIVATIONS
 
-Activation = Literal["relu", "qcfs", "rts"]
 _MEASURED_QUANTILE = 0.999
 
 
 def prepare(
     model: nn.Module,
-    activation: Activation = "qcfs",
+    activation: str = "qcfs",
     *,
     levels: int = 8,
     threshold: float | None = None,
@@ -28,7 +28,8 @@ def prepare(
     Args:
         model: A network with ReLU or ReLU6 modules.
         activation: ``relu`` leaves the network as it is; ``qcfs`` gives each module a QCFS with a learnable threshold
-            (Bu et al., ICLR 2022); ``rts`` a ReLU clipped at a fixed threshold (Deng & Gu, ICLR 2021).
+            (Bu et al., ICLR 2022); ``rts`` a ReLU clipped at a fixed threshold (Deng & Gu, ICLR 2021); any other is
+            one that you registered, as its name or ``module:name``.
         levels: Quantisation levels L of QCFS.
         threshold: θ at the start, in activation units. Default: measured if ``batches`` is given, else 8 for QCFS (as
             in the paper) and 1 for RTS.
@@ -39,21 +40,17 @@ def prepare(
         ConversionError: The network has no ReLU module.
         ValueError: An argument is out of range.
     """
-    if activation not in ("relu", "qcfs", "rts"):
-        raise ValueError(f"activation must be 'relu', 'qcfs' or 'rts', got {activation!r}.")
     prepared = copy.deepcopy(model)
     if activation == "relu":
         return prepared
+    chosen = ACTIVATIONS[activation]
     relus = [module for module in prepared.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
     if not relus:
         raise ConversionError(
             [f"(network): {type(model).__name__} has no ReLU module to exchange; use nn.ReLU, not F.relu"]
         )
-    default = 8.0 if activation == "qcfs" else 1.0
-    start = default if threshold is None else threshold
-    exchanged: dict[nn.Module, nn.Module] = {
-        module: QCFS(levels, start) if activation == "qcfs" else ClippedReLU(start) for module in relus
-    }
+    start = chosen.start if threshold is None else threshold
+    exchanged: dict[nn.Module, nn.Module] = {module: chosen(levels, start) for module in relus}
     for parent in list(prepared.modules()):
         for name, child in list(parent.named_children()):
             if child in exchanged:
@@ -67,7 +64,7 @@ def prepare(
 
 @torch.no_grad()
 def measure_start_thresholds_(network: nn.Module, batches: Iterable[Any]) -> None:
-    """Set each QCFS or clipped ReLU to the 99.9th percentile of the positive activations that a ReLU would have there.
+    """Set θ of each trainable activation to the 99.9th percentile of the positive values that a ReLU would have there.
 
     Args:
         network: A prepared network; its thresholds are changed in place. Modules that put out nothing positive keep
@@ -84,7 +81,7 @@ def measure_start_thresholds_(network: nn.Module, batches: Iterable[Any]) -> Non
             found[module] = max(found.get(module, 0.0), positive.kthvalue(rank).values.item())
         return activation
 
-    sites = [module for module in network.modules() if isinstance(module, QCFS | ClippedReLU)]
+    sites = [module for module in network.modules() if isinstance(module, Activation)]
     handles = [module.register_forward_hook(run_as_relu) for module in sites]
     training = network.training
     try:

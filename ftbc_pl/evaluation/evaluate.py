@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ftbc_pl.conversion.network import SpikingNetwork
 from ftbc_pl.distributed import is_main_process
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
+from ftbc_pl.simulation import SpikingNetwork
 
 
 @torch.no_grad()

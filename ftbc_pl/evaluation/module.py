@@ -1,60 +1,63 @@
 """The LightningModule that runs a spiking network in Lightning's validation, test and predict loops."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ftbc_pl.conversion.network import SpikingNetwork
-from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
-
-
-@dataclass(frozen=True)
-class Accuracies:
-    """Result of one evaluation.
-
-    Attributes:
-        ann: Accuracy of the ANN, in 0..1.
-        uncalibrated: Accuracy at t = 1 … T without temporal bias.
-        calibrated: The same with it; None if the network is not calibrated.
-        images: Number of images.
-    """
-
-    ann: float
-    uncalibrated: list[float]
-    calibrated: list[float] | None
-    images: int
+from ftbc_pl.evaluation.comparison import Accuracies, Comparison
+from ftbc_pl.simulation import SpikingNetwork
 
 
 class SpikingClassifier(LightningModule):
-    """Evaluates a spiking network beside its ANN: accuracy at every timestep, before and after calibration."""
+    """Evaluates a spiking network beside its ANN: accuracy at every timestep, before and after calibration.
+
+    Attributes:
+        snn: The spiking network.
+        accuracies: What the last evaluation measured.
+    """
 
     snn: SpikingNetwork
 
-    def __init__(self, snn: SpikingNetwork | None, calibrated: bool = True, num_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        snn: SpikingNetwork | None = None,
+        calibrated: bool = True,
+        *,
+        ann: nn.Module | None = None,
+        num_steps: int | None = None,
+        make: Callable[[Trainer, nn.Module], SpikingNetwork] | None = None,
+    ) -> None:
         """Create the module.
 
         Args:
-            snn: The spiking network; None if a subclass makes it in ``setup``.
+            snn: The spiking network; left out: made of ``ann`` when processes and data are ready.
             calibrated: Whether it has a temporal bias; if not, only the uncalibrated accuracy is measured.
-            num_steps: Timesteps T, where ``snn`` is None.
+            ann: The network to make it of.
+            num_steps: Timesteps T it will have.
+            make: Makes it, once.
         """
         super().__init__()
         if snn is not None:
             self.snn, num_steps = snn, snn.num_steps
         assert num_steps is not None
-        self.calibrated = calibrated
-        self.ann_accuracy = TimestepAccuracy(1)
-        self.uncalibrated_accuracy = TimestepAccuracy(num_steps)
-        self.calibrated_accuracy = TimestepAccuracy(num_steps)
+        self.comparison = Comparison(num_steps, calibrated)
+        self._ann, self._make = [ann], make  # in a list: no part of this module
         self.accuracies: Accuracies | None = None
 
     @property
     def network(self) -> nn.Module:
         """The ANN, whose configuration tells data modules the size and normalisation of the images."""
-        return self.snn.network
+        (ann,) = self._ann
+        return self.snn.network if ann is None else ann
+
+    def setup(self, stage: str) -> None:
+        """Make the spiking network, if there is none: Lightning calls this when processes and data are ready."""
+        (ann,) = self._ann
+        if self._make is not None and ann is not None and not hasattr(self, "snn"):
+            self.snn = self._make(self.trainer, ann)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the prediction at each step, (T, B, num_classes)."""
@@ -62,29 +65,18 @@ class SpikingClassifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        for metric in (self.ann_accuracy, self.uncalibrated_accuracy, self.calibrated_accuracy):
-            metric.reset()
+        self.comparison.reset()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count correct predictions of the ANN and of the spiking network."""
         images, labels = batch
-        with self._full_precision():
-            self.ann_accuracy.update(self.snn.network(images).unsqueeze(0), labels)
-            with self.snn.uncalibrated():
-                self.uncalibrated_accuracy.update(self(images), labels)
-            if self.calibrated:
-                self.calibrated_accuracy.update(self(images), labels)
+        self.comparison.update(self.snn, images, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Compute the accuracies over all processes."""
-        calibrated = per_step(self.calibrated_accuracy) if self.calibrated else None
-        uncalibrated = per_step(self.uncalibrated_accuracy)
-        (ann,) = per_step(self.ann_accuracy)
-        total = self.trainer.strategy.reduce(self.uncalibrated_accuracy.total.clone(), reduce_op="sum")
-        images = int(total.item() if isinstance(total, Tensor) else total)
-        self.accuracies = Accuracies(ann, uncalibrated, calibrated, images)
+        self.accuracies = found = self.comparison.compute()
         # Computed over all processes already.
-        shown = {"ann/accuracy": ann, "snn/final_accuracy": (calibrated or uncalibrated)[-1]}
+        shown = {"ann/accuracy": found.ann, "snn/final_accuracy": (found.calibrated or found.uncalibrated)[-1]}
         self.log_dict(shown, prog_bar=True, logger=False, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
@@ -94,7 +86,8 @@ class SpikingClassifier(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Class predicted at each step, (T, B), and the probability of the last one, (B,)."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        with self._full_precision():
+        # As in the comparison: full precision.
+        with torch.autocast(self.device.type, enabled=False):
             logits = self(images)
         predicted = logits.argmax(-1)
         probabilities = logits[-1].softmax(-1)
@@ -102,7 +95,3 @@ class SpikingClassifier(LightningModule):
             "predicted": predicted,
             "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),
         }
-
-    def _full_precision(self) -> torch.autocast:
-        # A spike is a comparison with a threshold: rounding to 16 bits would change what was calibrated.
-        return torch.autocast(self.device.type, enabled=False)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
+
+from ftbc_pl.functional.traceable import traceable
 
 
 class _QCFS(torch.autograd.Function):
@@ -46,6 +47,7 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (rows @ columns).sum(dtype=accumulate)
 
 
+@traceable
 def qcfs(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
     """Quantise activations to ``levels`` steps below ``threshold``: (θ/L)·clip(⌊x·L/θ + ½⌋, 0, L).
 
@@ -60,6 +62,4 @@ def qcfs(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
     Returns:
         Activations of the shape and dtype of ``x``, in [0, θ].
     """
-    if has_torch_function((x, threshold)):
-        return handle_torch_function(qcfs, (x, threshold), x, threshold, levels)
     return _QCFS.apply(x, threshold.to(x.dtype), levels)  # type: ignore[no-untyped-call,no-any-return]

@@ -4,9 +4,11 @@ neural networks to spiking neural networks", ICLR 2021, eq. 8).
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
+
+from ftbc_pl.functional.traceable import traceable
 
 
+@traceable
 def clipped_relu(x: Tensor, threshold: Tensor) -> Tensor:
     """Return clip(x, 0, θ).
 
@@ -17,6 +19,4 @@ def clipped_relu(x: Tensor, threshold: Tensor) -> Tensor:
     Returns:
         Activations of the shape and dtype of ``x``, in [0, θ].
     """
-    if has_torch_function((x, threshold)):
-        return handle_torch_function(clipped_relu, (x, threshold), x, threshold)
     return torch.minimum(x.relu(), threshold.to(x.dtype))

@@ -39,17 +39,21 @@ def percentile_threshold(counts: Tensor, maximum: Tensor, percentile: float) -> 
     return maximum * (index + 1) / BINS
 
 
-def mse_threshold(counts: Tensor, maximum: Tensor, num_steps: int, v0: float) -> Tensor:
+def mse_threshold(
+    counts: Tensor, maximum: Tensor, num_steps: int, v0: float, fewest_steps: int = FEWEST_STEPS
+) -> Tensor:
     """Threshold of each channel with the least squared error of T-step firing on constant input.
 
-    Minimises Σ (a − (θ/T)·clip(⌊a·T/θ + v0⌋, 0, T))² over 100 fractions of the largest activation, as if T were 4 where
-    it is less: the least error with one or two steps cuts off the large activations, which tell the most.
+    Minimises Σ (a − (θ/T)·clip(⌊a·T/θ + v0⌋, 0, T))² over 100 fractions of the largest activation, as if T were
+    ``fewest_steps`` where it is less: the least error with one or two steps cuts off the large activations, which tell
+    the most.
 
     Args:
         counts: Histogram of a, (C, BINS).
         maximum: Largest activation of each channel, (C,).
         num_steps: T.
         v0: Membrane at the start as a fraction of θ.
+        fewest_steps: Least T that the search assumes.
 
     Returns:
         θ, (C,), in activation units.
@@ -57,7 +61,7 @@ def mse_threshold(counts: Tensor, maximum: Tensor, num_steps: int, v0: float) ->
     # In units of the channel's maximum all channels share the same bin centres and candidates.
     centres = (torch.arange(BINS, device=counts.device, dtype=torch.float64) + 0.5) / BINS
     fractions = torch.arange(1, _CANDIDATES + 1, device=counts.device, dtype=torch.float64) / _CANDIDATES
-    steps = max(num_steps, FEWEST_STEPS)
+    steps = max(num_steps, fewest_steps)
     scaled = centres * (steps / fractions).unsqueeze(1)
     fired = (scaled + v0).floor_().clamp_(0, steps) * (fractions / steps).unsqueeze(1)
     errors = counts.double() @ (centres - fired).square_().T

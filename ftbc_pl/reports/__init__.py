@@ -4,8 +4,6 @@ from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_fi
 from ftbc_pl.reports.html import write_report_html
 from ftbc_pl.reports.results import (
     RunResults,
-    SiteSummary,
-    ThresholdSummary,
     read_results_json,
     write_results_json,
 )
@@ -14,8 +12,6 @@ from ftbc_pl.reports.tracking import log_results
 
 __all__ = [
     "RunResults",
-    "SiteSummary",
-    "ThresholdSummary",
     "accuracy_figure",
     "accuracy_table",
     "bias_figure",

@@ -1,13 +1,14 @@
 """Gather what a run measured into its results."""
 
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from ftbc_pl.calibration import CalibrationReport
-from ftbc_pl.conversion import SpikingNetwork
 from ftbc_pl.evaluation import Accuracies
-from ftbc_pl.layers import SpikingNeuron
-from ftbc_pl.reports.results import RunResults, SiteSummary, ThresholdSummary
+from ftbc_pl.reports.results import RunResults
+from ftbc_pl.simulation import SpikingNetwork
+from ftbc_pl.sites import SiteRecord, Spread
 
 _PACKAGES = ("ftbc_pl", "torch", "lightning", "timm", "torchmetrics")
 
@@ -28,35 +29,7 @@ def collect_results(
         split: ``validation`` or ``test``.
         settings: The configuration of the run.
     """
-    calibrated = {} if calibration is None else {site.name: site for site in calibration.sites}
-    sites = []
     conversion = snn.report
-    for converted, site in zip(conversion.sites, snn.sites, strict=True):
-        report = calibrated.get(converted.name)
-        threshold = None
-        if isinstance(site, SpikingNeuron):
-            theta = site.threshold
-            threshold = ThresholdSummary(theta.min().item(), theta.mean().item(), theta.max().item())
-        sites.append(
-            SiteSummary(
-                converted.name,
-                converted.kind,
-                list(converted.shape),
-                threshold,
-                None if report is None else report.firing_rate,
-                [] if report is None else list(report.temporal_bias_rms),
-                converted.operation,
-                converted.origin,
-                converted.source,
-                converted.channels,
-                converted.threshold,
-                converted.upper,
-                converted.folded,
-            )
-        )
-    cost = None
-    if calibration is not None:
-        cost = {key: value for key, value in calibration.to_dict().items() if key != "sites"}
     return RunResults(
         ann_accuracy=accuracies.ann,
         num_steps=snn.num_steps,
@@ -64,9 +37,19 @@ def collect_results(
         images=accuracies.images,
         accuracy_uncalibrated=accuracies.uncalibrated,
         accuracy_calibrated=accuracies.calibrated,
-        calibration=cost,
+        calibration=None if calibration is None else calibration.cost(),
         conversion=conversion.totals() | {"summary": conversion.summary()},
-        sites=sites,
+        sites=_sites(snn, calibration),
         settings=settings,
         versions={name: version(name) for name in _PACKAGES},
     )
+
+
+def _sites(snn: SpikingNetwork, calibration: CalibrationReport | None) -> list[SiteRecord]:
+    """The records of all sites, as far as they got."""
+    found = {} if calibration is None else {site.name: site for site in calibration.sites}
+    thresholds = {call.name: Spread.of(site.threshold) for call, site in snn.neurons()}
+    return [
+        replace(record, threshold=thresholds.get(record.name)).calibrated_as(found.get(record.name))
+        for record in snn.report.sites
+    ]

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_figure
-from ftbc_pl.reports.results import RunResults, SiteSummary, to_plain
+from ftbc_pl.reports.results import RunResults, to_plain
 from ftbc_pl.reports.terminal import image_count, percent, summary_line, table_steps
+from ftbc_pl.sites import SiteRecord
 
 REPORT_FILE = "report.html"
 NOTHING, TIMES = "\u2013", " \u00d7 "
@@ -148,7 +149,7 @@ def _sites_section(results: RunResults) -> str:
     return _section(f"Sites ({len(rows)})", f"{summary} {note}".strip(), _table("Sites of the network", columns, rows))
 
 
-def _site_row(site: SiteSummary) -> list[str]:
+def _site_row(site: SiteRecord) -> list[str]:
     threshold, bias = site.threshold, site.temporal_bias_rms
     spread = NOTHING
     if threshold is not None:

@@ -10,46 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from ftbc_pl.files import write_json_atomic
+from ftbc_pl.sites import RATE_EXACT, SPIKING, SiteRecord
 
 RESULTS_FILE = "results.json"
 CALIBRATION_KEYS = ("solver", "granularity", "images", "forward_passes", "seconds")
 SPLITS = ("validation", "test")
 ROUNDING = 1e-6  # a mean of ones in float32 can exceed 1 by that much
-KINDS = ("spiking", "rate-exact")
-
-
-@dataclass(frozen=True)
-class ThresholdSummary:
-    """Smallest, mean and largest threshold over the channels of a site, in activation units."""
-
-    min: float
-    mean: float
-    max: float
-
-
-@dataclass(frozen=True)
-class SiteSummary:
-    """One site of the spiking network.
-
-    `shape` is that of one step's output without the batch, `(C, H, W)`; `firing_rate` is in spikes per neuron and
-    step; `temporal_bias_rms` holds, for each of the T steps, the root mean square over channels of b[t] / threshold.
-    A rate-exact site has neither threshold nor firing rate, and its `temporal_bias_rms` is empty. The fields from
-    `operation` on are those of `ftbc_pl.conversion.ConvertedSite`, `threshold_from` being its `threshold`.
-    """
-
-    name: str
-    kind: str
-    shape: list[int]
-    threshold: ThresholdSummary | None = None
-    firing_rate: float | None = None
-    temporal_bias_rms: list[float] = field(default_factory=list)
-    operation: str = ""
-    origin: str = ""
-    source: str = ""
-    channels: int = 0
-    threshold_from: str = ""
-    upper: float | None = None
-    folded: int = 0
+KINDS = (SPIKING, RATE_EXACT)
 
 
 @dataclass(frozen=True)
@@ -71,7 +38,7 @@ class RunResults:
     accuracy_calibrated: list[float] | None = None
     calibration: dict[str, Any] | None = None
     conversion: dict[str, Any] = field(default_factory=dict)
-    sites: list[SiteSummary] = field(default_factory=list)
+    sites: list[SiteRecord] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -118,7 +85,7 @@ class RunResults:
             },
             "calibration": to_plain(self.calibration),
             "conversion": to_plain(self.conversion),
-            "sites": [to_plain(asdict(site)) for site in self.sites],
+            "sites": [_site_to_json(site) for site in self.sites],
             "settings": to_plain(self.settings),
             "versions": dict(self.versions),
         }
@@ -140,7 +107,7 @@ class RunResults:
                 accuracy_calibrated=content["accuracy"]["calibrated"],
                 calibration=content["calibration"],
                 conversion=content["conversion"],
-                sites=[_site_from_json(site) for site in content["sites"]],
+                sites=[SiteRecord.from_dict(site) for site in content["sites"]],
                 settings=content["settings"],
                 versions=content["versions"],
             )
@@ -151,7 +118,7 @@ class RunResults:
         if len(values) != self.num_steps:
             raise ValueError(f"expected {name} to hold one number a step, {self.num_steps}, got {len(values)}")
 
-    def _check_site(self, site: SiteSummary) -> None:
+    def _check_site(self, site: SiteRecord) -> None:
         if site.kind not in KINDS:
             raise ValueError(f"expected site {site.name!r} to be one of {', '.join(KINDS)}, got {site.kind!r}")
         if site.firing_rate is not None and not 0 <= site.firing_rate <= 1 + ROUNDING:
@@ -203,6 +170,6 @@ def _check_accuracies(name: str, values: Sequence[float]) -> None:
         raise ValueError(f"expected {name} in 0..1, got {bad[0]}")
 
 
-def _site_from_json(content: Mapping[str, Any]) -> SiteSummary:
-    threshold = content["threshold"]
-    return SiteSummary(**{**content, "threshold": None if threshold is None else ThresholdSummary(**threshold)})
+def _site_to_json(site: SiteRecord) -> dict[str, Any]:
+    threshold = None if site.threshold is None else site.threshold._asdict()
+    return to_plain(asdict(site) | {"threshold": threshold})  # type: ignore[no-any-return]

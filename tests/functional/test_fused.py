@@ -63,7 +63,7 @@ def test_compiled_network_equals_the_network(monkeypatch):
     with snn.uncalibrated():
         uncalibrated = snn(images())
     calibrated = snn(images())
-    snn.compile()
+    snn.compile_neurons()
     monkeypatch.delattr("ftbc_pl.layers.integrate_and_fire_")
     assert torch.equal(snn(images()), calibrated)
     with snn.uncalibrated():

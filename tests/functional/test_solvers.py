@@ -3,12 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftbc_pl.functional.balanced import balanced_bias
 from ftbc_pl.functional.neuron import integrate_and_fire_
 from ftbc_pl.functional.selection import by_counts, by_partition, by_sorting, largest
-from ftbc_pl.functional.solvers import Target, exact_bias, heuristic_bias
+from ftbc_pl.functional.targets import Target
 from ftbc_pl.functional.thresholds import histogram, mse_threshold, percentile_threshold
 from tests import reference
+from tests.solving import balanced_bias, exact_bias, heuristic_bias
 
 
 @given(

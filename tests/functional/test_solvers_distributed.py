@@ -4,8 +4,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ftbc_pl.functional.balanced import balanced_bias
-from ftbc_pl.functional.solvers import Target, exact_bias, heuristic_bias
+from ftbc_pl.distributed import merge_over_processes
+from ftbc_pl.functional.targets import Target
+from tests.solving import balanced_bias, exact_bias, heuristic_bias
 
 
 def inputs():
@@ -20,16 +21,17 @@ def inputs():
 def solve(rows):
     membrane, activation, threshold = inputs()
     membrane, activation = membrane[rows], activation[rows]
-    target = Target.of(activation, threshold, 1)
+    merge = merge_over_processes()
+    target = Target.of(activation, threshold, 1, merge)
     found = {}
     for granularity in ("channel", "layer"):
-        found[f"exact {granularity}"] = exact_bias(membrane, target, threshold, 1, granularity)
+        found[f"exact {granularity}"] = exact_bias(membrane, target, threshold, 1, granularity, merge)
         for weight in (0.0, 3.0):
             found[f"balanced {granularity} {weight}"] = balanced_bias(
-                membrane, activation, threshold, 1, weight, granularity
+                membrane, activation, threshold, 1, weight, granularity, merge
             )
         found[f"heuristic {granularity}"] = heuristic_bias(
-            membrane, torch.zeros(5), target, threshold, 1, 0.5, granularity
+            membrane, torch.zeros(5), target, threshold, 1, 0.5, granularity, merge
         )
     return found
 

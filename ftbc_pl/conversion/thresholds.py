@@ -7,29 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftbc_pl.conversion.calls import Call
-from ftbc_pl.conversion.network import Redirection, SpikingNetwork
 from ftbc_pl.distributed import in_any_process, maximum_over_processes, sum_over_processes
-from ftbc_pl.functional.thresholds import histogram, mse_threshold, percentile_threshold
+from ftbc_pl.functional.thresholds import FEWEST_STEPS, histogram, mse_threshold, percentile_threshold
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
-
-Threshold = str | float
-
-
-def check_threshold(threshold: Threshold) -> Threshold:
-    """Return ``threshold`` if it names a method: ``mse``, ``max`` or a percentile in (0, 100].
-
-    Raises:
-        ValueError: It does not.
-    """
-    if isinstance(threshold, str) and threshold not in ("mse", "max"):
-        try:
-            threshold = float(threshold)
-        except ValueError:
-            raise ValueError(f"threshold must be 'mse', 'max' or a percentile, got {threshold!r}.") from None
-    if not isinstance(threshold, str) and not 0 < threshold <= 100:
-        raise ValueError(f"A percentile threshold must lie in (0, 100], got {threshold}.")
-    return threshold
+from ftbc_pl.simulation import Redirection, SpikingNetwork
+from ftbc_pl.tracing.calls import Call
 
 
 class Observation:
@@ -55,7 +37,9 @@ class Observation:
 
 
 @torch.no_grad()
-def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: Threshold, v0: float) -> None:
+def measure_thresholds_(
+    snn: SpikingNetwork, batches: list[Tensor], threshold: str | float, v0: float, search_steps: int | None = None
+) -> None:
     """Set the thresholds of all sites that have none of their own, in place.
 
     Runs the ANN over the batches once for the maximum and, except for ``max``, once more for histograms. Sums are taken
@@ -67,12 +51,13 @@ def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: T
         batches: Images (B, ...), shared out over the processes.
         threshold: ``mse``, ``max`` or a percentile in (0, 100].
         v0: Membrane at the start as a fraction of θ.
+        search_steps: Timesteps that ``mse`` assumes; default: T, but no fewer than four.
 
     Raises:
         ValueError: A site has NaN or infinite activations.
     """
     sites = {call.name: site for call, site in snn.neurons() if call.threshold is None}
-    bounds = {call.name: math.inf if call.upper is None else call.upper for call, _ in snn.neurons()}
+    bounds = {call.name: math.inf if call.record.upper is None else call.record.upper for call, _ in snn.neurons()}
     maxima = {name: torch.zeros_like(site.threshold) for name, site in sites.items()}
 
     def see_maximum(call: Call, site: SpikingNeuron, activation: Tensor) -> None:
@@ -96,7 +81,8 @@ def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: T
         for name, maximum in maxima.items():
             total = sum_over_processes(counts[name])
             if threshold == "mse":
-                thresholds[name] = mse_threshold(total, maximum, snn.num_steps, v0)
+                steps, fewest = (snn.num_steps, FEWEST_STEPS) if search_steps is None else (search_steps, 1)
+                thresholds[name] = mse_threshold(total, maximum, steps, v0, fewest)
             else:
                 thresholds[name] = percentile_threshold(total, maximum, float(threshold))
     for name, site in sites.items():
@@ -108,4 +94,4 @@ def measure_thresholds_(snn: SpikingNetwork, batches: list[Tensor], threshold: T
 
 def _run(snn: SpikingNetwork, batches: list[Tensor], visitor: Observation) -> None:
     for images in batches:
-        Redirection(snn, visitor).run(images)
+        Redirection(snn.network, snn.trace, snn.sites, visitor).run(images)

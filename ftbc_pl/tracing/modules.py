@@ -16,8 +16,7 @@ _PACKAGE = Path(__file__).parents[1]
 _SKIPPED_SOURCES = (
     f"{Path(torch.__file__).parent}{os.sep}",
     str(_PACKAGE / "layers.py"),
-    f"{_PACKAGE / 'functional'}{os.sep}",
-    f"{_PACKAGE / 'conversion'}{os.sep}",
+    *(f"{_PACKAGE / room}{os.sep}" for room in ("functional", "tracing", "simulation", "conversion")),
 )
 
 

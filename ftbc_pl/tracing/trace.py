@@ -17,11 +17,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ftbc_pl.conversion.calls import Call, Origin, Trace
-from ftbc_pl.conversion.composite import COMPOSITE, expanded
-from ftbc_pl.conversion.layout import BatchMixed, Layout, follow, with_leaf
-from ftbc_pl.conversion.modules import is_activation_module, module_paths, source_line
-from ftbc_pl.conversion.operations import Kind, advice, classify, is_inplace, operation_name, upper_bound
+from ftbc_pl.sites import SiteRecord
+from ftbc_pl.tracing.calls import Call, Origin, Trace
+from ftbc_pl.tracing.composite import COMPOSITE, expanded
+from ftbc_pl.tracing.layout import BatchMixed, Layout, follow
+from ftbc_pl.tracing.modules import is_activation_module, module_paths, source_line
+from ftbc_pl.tracing.operation import Operation, is_stream
+from ftbc_pl.tracing.operations import (
+    Kind,
+    advice,
+    classify,
+    operation_name,
+    own_threshold,
+    upper_bound,
+)
 
 _OUTPUTS = (Tensor, int, float, str, bytes, type(None))
 
@@ -43,8 +52,8 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
             outputs = network(images)
     recorder.check_outputs(outputs)
     calls = tuple(
-        replace(call, origin=Origin.SHARED)
-        if call.origin is Origin.MODULE and entered[call.name.partition("#")[0]] > 1
+        _shared(call)
+        if call.record.origin == Origin.MODULE.value and entered[call.name.partition("#")[0]] > 1
         else call
         for call in recorder.calls
     )
@@ -52,7 +61,7 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         calls = tuple(replace(call, static=tuple(False for _ in call.static)) for call in calls)
     counts = {call.function: recorder.counts[call.function] for call in calls}
     static_outputs = tuple(
-        not _is_stream(leaf) or (recorder.static_prefix and bool(getattr(leaf, "_ftbc_static", False)))
+        not is_stream(leaf) or (recorder.static_prefix and bool(getattr(leaf, "_ftbc_static", False)))
         for leaf in tree_leaves(outputs)
         if isinstance(leaf, Tensor)
     )
@@ -70,6 +79,11 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def _shared(call: Call) -> Call:
+    """The same call, of a module that is called several times."""
+    return replace(call, record=replace(call.record, origin=Origin.SHARED.value))
 
 
 class _Recorder(TorchFunctionMode):
@@ -91,87 +105,100 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         ordinal = self.counts[func]
         self.counts[func] += 1
-        name = operation_name(func)
-        if name in COMPOSITE:
+        if operation_name(func) in COMPOSITE:
             with self:
                 return expanded(func)(*args, **kwargs)
-        leaves = tree_leaves((args, kwargs))
-        positions = [i for i, leaf in enumerate(leaves) if _is_stream(leaf)]
-        streams = [leaves[i] for i in positions]
-        if not streams:
-            out = func(*args, **kwargs)
-            for leaf in tree_leaves(out):
-                if isinstance(leaf, Tensor) and leaf.requires_grad:
-                    leaf._ftbc_constant = True  # type: ignore[attr-defined]
-            return out
-        for stream in streams:
+        operation = Operation(func, ordinal, args, kwargs)
+        if not operation.streams:
+            return _constant(operation.run())
+        for stream in operation.streams:
             self._check_known(stream)
-        kind = classify(func, args, kwargs, streams)
-        if kind is Kind.SMOOTH and self.smooth:
-            kind = Kind.RATE_EXACT
+        kind = self._classify(operation)
         if kind is Kind.METADATA:
-            return func(*args, **kwargs)
-        static = [stream._ftbc_static for stream in streams]
-        layout, shape = streams[0]._ftbc_layout, streams[0].shape
-        inplace = is_inplace(func, args, kwargs)
-        if any(getattr(stream, "_ftbc_overwritten", False) for stream in streams):
+            return operation.run()
+        operation.remember()
+        if any(getattr(stream, "_ftbc_overwritten", False) for stream in operation.streams):
             self.static_prefix = False
-        out = func(*args, **kwargs)
+        out = operation.run()
+        self._record(kind, operation)
+        remains_static = all(operation.static) and kind is not Kind.SPIKING
+        if operation.inplace and all(operation.static) and not remains_static:
+            out = self._separate(operation, out)
+        self._tag_results(operation, out, remains_static)
+        return out
+
+    def _classify(self, operation: Operation) -> Kind:
+        kind = classify(operation.function, operation.args, operation.kwargs, operation.streams)
+        return Kind.RATE_EXACT if kind is Kind.SMOOTH and self.smooth else kind
+
+    def _record(self, kind: Kind, operation: Operation) -> None:
+        """Note a site, an affine layer, or what can't be converted."""
         if kind in (Kind.SMOOTH, Kind.UNSUPPORTED):
-            self._problem(name, advice(name, kind))
+            self._problem(operation.name, advice(operation.name, kind))
         elif kind is Kind.AFFINE:
-            self.static_prefix &= all(static) or not any(static)
-            if name.startswith(("conv", "linear")):
+            self.static_prefix &= all(operation.static) or not any(operation.static)
+            if operation.name.startswith(("conv", "linear")):
                 self.layers.append(self._path())
         else:
-            if layout.batch not in (0, None):
+            if operation.layout.batch not in (0, None):
                 self._problem(
-                    name,
+                    operation.name,
                     "the batch is not the first dimension of its input: use batch_first=True, or permute before the "
                     "call",
                 )
-            self.calls.append(
-                Call(
-                    name=self._name(),
-                    operation=name,
-                    kind=kind,
-                    source=source_line(),
-                    function=func,
-                    ordinal=ordinal,
-                    streams=tuple(positions),
-                    static=tuple(static),
-                    inplace=inplace,
-                    shape=tuple(shape[1:]),
-                    channel_dim=layout.channel_dim(len(shape)),
-                    origin=Origin.MODULE if is_activation_module(self.modules[self._path()]) else Origin.FUNCTION,
-                    layers=tuple(self.layers),
-                    threshold=args[1] if name == "qcfs" else None,
-                    upper=upper_bound(name, args, kwargs) if kind is Kind.SPIKING else None,
-                )
-            )
+            self.calls.append(self._call(kind, operation))
             self.layers.clear()
-        remains_static = all(static) and kind is not Kind.SPIKING
-        if inplace and all(static) and not remains_static:
-            if args[0]._is_view() and args[0]._base is not None:
-                self.static_prefix = False  # the tensor behind the view changes as well
-            # The result gets an identity of its own, to see whether the overwritten tensor is used again.
-            args[0]._ftbc_overwritten = True
-            out = out.view_as(out)
+
+    def _call(self, kind: Kind, operation: Operation) -> Call:
+        function, args, kwargs = operation.function, operation.args, operation.kwargs
+        spiking, shape = kind is Kind.SPIKING, tuple(operation.shape[1:])
+        dim = operation.layout.channel_dim(len(operation.shape))
+        origin = Origin.MODULE if is_activation_module(self.modules[self._path()]) else Origin.FUNCTION
+        record = SiteRecord(
+            name=self._name(),
+            kind=kind.value,
+            operation=operation.name,
+            origin=origin.value,
+            source=source_line(),
+            shape=shape,
+            channels=shape[dim - 1] if spiking else 0,
+            upper=upper_bound(function, args, kwargs) if spiking else None,
+        )
+        return Call(
+            record=record,
+            kind=kind,
+            function=function,
+            ordinal=operation.ordinal,
+            streams=operation.positions,
+            static=operation.static,
+            inplace=operation.inplace,
+            channel_dim=dim,
+            layers=tuple(self.layers),
+            threshold=own_threshold(function, args) if spiking else None,
+        )
+
+    def _separate(self, operation: Operation, out: Tensor) -> Tensor:
+        """Give the result of an overwriting call an identity of its own, to see whether the tensor is used again."""
+        overwritten = operation.args[0]
+        if overwritten._is_view() and overwritten._base is not None:
+            self.static_prefix = False  # the tensor behind the view changes as well
+        overwritten._ftbc_overwritten = True
+        return out.view_as(out)
+
+    def _tag_results(self, operation: Operation, out: Any, static: bool) -> None:
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-
-        def again(marker: Tensor) -> Any:
-            marked_args, marked_kwargs = with_leaf(args, kwargs, streams[0], marker)
-            return func(*marked_args, **marked_kwargs)
-
-        source = streams[0] if streams[0].shape == shape else streams[0].new_empty(shape)
+        source = operation.streams[0]
+        if source.shape != operation.shape:
+            source = source.new_empty(operation.shape)
         try:
-            layouts = follow(name, layout, source, again, results)
+            layouts = follow(operation.name, operation.layout, source, operation.run_with, results)
         except BatchMixed:
-            self._problem(name, "it takes images of the batch together, or one out of it: treat each image by itself")
+            self._problem(
+                operation.name, "it takes images of the batch together, or one out of it: treat each image by itself"
+            )
             layouts = [Layout(None, None)] * len(results)
         for leaf, after in zip(results, layouts, strict=True):
-            _tag(leaf, remains_static, after)
-        return out
+            _tag(leaf, static, after)
 
     def check_outputs(self, outputs: Any) -> None:
         """Check that the outputs are tensors that depend on the input, batch first."""
@@ -182,7 +209,7 @@ class _Recorder(TorchFunctionMode):
                     f"(output): an output is of type {type(leaf).__name__}: return tensors, or tuples, lists and dicts "
                     "of them"
                 )
-        streams = [leaf for leaf in leaves if _is_stream(leaf)]
+        streams = [leaf for leaf in leaves if is_stream(leaf)]
         if not streams:
             self.problems.append("(output): no output is a tensor that depends on the input")
         for stream in streams:
@@ -214,11 +241,12 @@ class _Recorder(TorchFunctionMode):
         self.problems.append(f"{self._path() or '(network)'} ({source_line()}): {name}: {text}")
 
 
-def _is_stream(leaf: Any) -> bool:
-    if not isinstance(leaf, Tensor) or hasattr(leaf, "_ftbc_constant"):
-        return False
-    # A leaf of autograd without a tag is a parameter that no module of the network holds.
-    return hasattr(leaf, "_ftbc_static") or (leaf.requires_grad and not leaf.is_leaf)
+def _constant(out: Any) -> Any:
+    """Mark results that require a gradient without depending on the input, such as weights computed in the forward."""
+    for leaf in tree_leaves(out):
+        if isinstance(leaf, Tensor) and leaf.requires_grad:
+            leaf._ftbc_constant = True  # type: ignore[attr-defined]
+    return out
 
 
 def _tag(stream: Tensor, static: bool, layout: Layout) -> None:

@@ -4,29 +4,23 @@ T timesteps of a batch run as T·B rows through the ANN's own forward. Convoluti
 rows alike; at each site the rows are seen as (T, B, ...) again.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from ftbc_pl.conversion.calls import Call, Trace
-from ftbc_pl.conversion.composite import COMPOSITE, expanded
-from ftbc_pl.conversion.operations import Kind
-from ftbc_pl.conversion.report import ConversionReport
-from ftbc_pl.conversion.simulation import Simulation, Visitor
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.functional.readout import mean_readout, weigh
 from ftbc_pl.layers import SpikingNeuron
+from ftbc_pl.options import ConversionOptions
+from ftbc_pl.simulation.redirection import Redirection
+from ftbc_pl.simulation.visitors import Simulation
+from ftbc_pl.sites import ConversionReport
+from ftbc_pl.tracing.calls import Call, Trace
 
-_OTHER_PATH = (
-    "The network called other operations than when it was converted: its forward depends on the data or on the input "
-    "size. Convert it again with an example of this size, or remove the dependence."
-)
 _CPU_ROWS = 128
 
 
@@ -35,13 +29,14 @@ class SpikingNetwork(nn.Module):
 
     Attributes:
         network: The ANN: ``snn.network(images)`` gives its logits (B, num_classes).
-        sites: One module a site, in forward order.
-        calls: What each site replaces.
+        sites: One module per site, in forward order.
+        trace: What each site replaces.
         num_steps: Number of timesteps T.
         time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all on a GPU,
             on a CPU as many as make about 128 rows, which its caches hold.
-        options: The arguments of the conversion, as plain values.
-        folded: Numbers of normalisation layers folded into each layer, by path of the layer.
+        options: The options of the conversion.
+        input_size: Size of the image that it was converted with, without the batch.
+        report: What the conversion made of each site.
         readout_weights: How much the output of each step counts in the prediction at each t, (T, T); calibration sets
             them, before they are those of the plain mean.
     """
@@ -53,24 +48,29 @@ class SpikingNetwork(nn.Module):
         network: nn.Module,
         trace: Trace,
         sites: list[nn.Module],
-        num_steps: int,
-        options: dict[str, Any],
-        folded: dict[str, int],
+        options: ConversionOptions,
+        input_size: tuple[int, ...],
+        report: ConversionReport,
     ) -> None:
         """Put a traced network and its sites together."""
         super().__init__()
         self.network = network
         self.sites = nn.ModuleList(sites)
-        self.calls = trace.calls
-        self.num_steps = num_steps
+        self.trace = trace
+        self.num_steps = options.num_steps
         self.time_chunk: int | None = None
         self.static_prefix = trace.static_prefix
         self.options = options
-        self.folded = folded
-        self.register_buffer("readout_weights", mean_readout(num_steps).float())
+        self.input_size = input_size
+        self.report = report
+        self.register_buffer("readout_weights", mean_readout(self.num_steps).float())
         self._use_readout = True
-        self._trace = trace
         self.eval()
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """What each site replaces."""
+        return self.trace.calls
 
     def train(self, mode: bool = True) -> "SpikingNetwork":
         """Stay in eval mode: batch statistics and dropout have no place in a converted network."""
@@ -82,30 +82,22 @@ class SpikingNetwork(nn.Module):
         tensors = [site.threshold for _, site in self.neurons()][:1] or [*self.parameters(), *self.buffers()][:1]
         return tensors[0].device if tensors else torch.device("cpu")
 
-    @property
-    def report(self) -> ConversionReport:
-        """What the conversion made of each site."""
-        return ConversionReport.of(self.calls, self.options, self.folded)
-
     def neurons(self) -> Iterator[tuple[Call, SpikingNeuron]]:
         """All spiking sites with the calls they replace, in forward order."""
         for call, site in zip(self.calls, self.sites, strict=True):
             if isinstance(site, SpikingNeuron):
                 yield call, site
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
+    def compile_neurons(self) -> None:
         """Run several steps of each neuron as one kernel made by ``torch.compile``; the result is the same.
 
-        Layers run as before. Calibration looks into the neurons at each step and does not use the kernels. Takes no
-        arguments; a compilation takes some seconds, and needs a C++ compiler for a CPU, Triton for a GPU. It is not
-        saved: call it again on a network that was loaded.
+        Layers run as before. Calibration looks into the neurons at each step and does not use the kernels. A
+        compilation takes some seconds, and needs a C++ compiler for a CPU, Triton for a GPU. It is not saved: call
+        this again on a network that was loaded.
 
         Raises:
-            TypeError: An argument of ``torch.nn.Module.compile`` was given.
             RuntimeError: There is no compiler.
         """
-        if args or kwargs:
-            raise TypeError("SpikingNetwork.compile() takes no arguments: it compiles the neurons, not the layers.")
         check_compiler(self.device)
         for _, site in self.neurons():
             site.fused = True
@@ -157,9 +149,9 @@ class SpikingNetwork(nn.Module):
         rows = images
         if not self.static_prefix:
             rows = images.expand(visitor.rows, *images.shape).flatten(0, 1)
-        outputs = Redirection(self, visitor).run(rows)
+        outputs = Redirection(self.network, self.trace, self.sites, visitor).run(rows)
         leaves, structure = tree_flatten(outputs)
-        static = iter(self._trace.static_outputs)
+        static = iter(self.trace.static_outputs)
         leaves = [visitor.unfold(leaf, next(static)) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return tree_unflatten(leaves, structure)
 
@@ -176,64 +168,6 @@ class SpikingNetwork(nn.Module):
         self._use_readout = use
         for _, site in self.neurons():
             site.use_bias = use
-
-
-class Redirection(TorchFunctionMode):
-    """While active, calls of the sites of a spiking network go to a visitor."""
-
-    def __init__(self, snn: SpikingNetwork, visitor: Visitor) -> None:
-        """Prepare one forward of ``snn.network``."""
-        super().__init__()
-        self.network = snn.network
-        self.visitor = visitor
-        self.expected = snn._trace.counts
-        self.counts: Counter[Callable[..., Any]] = Counter()
-        self.sites = {
-            (call.function, call.ordinal): (call, site) for call, site in zip(snn.calls, snn.sites, strict=True)
-        }
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Send a call to its site, if it is one."""
-        kwargs = kwargs or {}
-        if func not in self.expected:
-            if getattr(func, "__name__", "") in COMPOSITE:
-                with self:
-                    return expanded(func)(*args, **kwargs)
-            return func(*args, **kwargs)
-        ordinal = self.counts[func]
-        self.counts[func] += 1
-        if (func, ordinal) not in self.sites:
-            return func(*args, **kwargs)
-        call, site = self.sites[func, ordinal]
-        leaves, structure = tree_flatten((args, kwargs))
-
-        def function(*streams: Tensor) -> Tensor:
-            replaced = list(leaves)
-            for position, stream in zip(call.streams, streams, strict=True):
-                replaced[position] = stream
-            new_args, new_kwargs = tree_unflatten(replaced, structure)
-            return func(*new_args, **new_kwargs)  # type: ignore[no-any-return]
-
-        inputs = [leaves[position] for position in call.streams]
-        if call.kind is Kind.SPIKING:
-            if inputs[0].shape[call.channel_dim :][:1] != call.shape[call.channel_dim - 1 :][:1]:
-                raise RuntimeError(_OTHER_PATH)
-            return self.visitor.neuron(call, site, inputs[0], function)  # type: ignore[arg-type]
-        return self.visitor.rate_exact(call, site, inputs, function)  # type: ignore[arg-type]
-
-    def run(self, rows: Tensor) -> Any:
-        """Run the ANN's code once.
-
-        Raises:
-            RuntimeError: The forward did not take the path that was converted.
-        """
-        with self:
-            outputs = self.network(rows)
-        if dict(self.counts) != self.expected:
-            raise RuntimeError(_OTHER_PATH)
-        return outputs
 
 
 def _joined(*parts: Any) -> Any:

@@ -9,14 +9,38 @@ accuracy at the first step and gains some at the following ones, so the best λ 
 import torch
 from torch import Tensor
 
-from ftbc_pl.distributed import sum_over_processes
+from ftbc_pl.calibration.solvers.base import SiteStep, SumSolver
 from ftbc_pl.functional.neuron import batch_slices, per_channel
-from ftbc_pl.functional.solvers import Granularity
+from ftbc_pl.options import CalibrationOptions
+from ftbc_pl.registry import SOLVERS
 
 _BINS = 256  # candidates for the bias, in each θ
 _ZERO = _BINS  # index of the candidate 0: they go from −θ …
 _CANDIDATES = 3 * _BINS + 1  # … to 2θ
 _INTEGER = 2.0**16  # errors are summed as multiples of θ over this, so that the order of a sum does not matter
+
+
+@SOLVERS.register("balanced")
+class Balanced(SumSolver):
+    """Minimises the squared error of the output so far, its mean weighted by λ."""
+
+    options = frozenset({"horizon", "mean_weight"})
+    single_neurons = True
+
+    def __init__(self, options: CalibrationOptions, num_steps: int) -> None:
+        """Create the solver with λ as given, or as the horizon wants it."""
+        super().__init__(options, num_steps)
+        given = options.mean_weight
+        self.mean_weight = mean_weight_for(options.horizon or num_steps) if given is None else given
+
+    def update(self, step: SiteStep) -> Tensor:
+        """Count and add up what each candidate for the bias would fire, (2, C, candidates)."""
+        assert step.error is not None, "single_neurons asks for it"
+        return balanced_sums(step.membrane, step.error, step.threshold, step.channel_dim, self.granularity)
+
+    def compute(self, sums: Tensor, step: SiteStep) -> Tensor:
+        """Choose b[t], (C,)."""
+        return balanced_bias(sums, step.threshold, self.mean_weight, self.granularity)
 
 
 def mean_weight_for(horizon: int) -> float:
@@ -30,35 +54,23 @@ def mean_weight_for(horizon: int) -> float:
     return max(1.0, 40.0 / horizon**2)
 
 
-def balanced_bias(
-    membrane: Tensor,
-    error: Tensor,
-    threshold: Tensor,
-    channel_dim: int,
-    mean_weight: float,
-    granularity: Granularity = "channel",
-) -> Tensor:
+def balanced_bias(sums: Tensor, threshold: Tensor, mean_weight: float, granularity: str = "channel") -> Tensor:
     """Choose b[t] to minimise Σ (e − θ·s)² + λ·n·(mean of e − θ·s)², a sum over the n neurons of a channel.
 
     s are the spikes that u[t] + b[t] fires, e = t·a − θ·Σ_{τ<t} s[τ] what the output so far lacks. Candidates for b[t]
     are the multiples of θ/256 from −θ to 2θ; of those that fire the same neurons the one closest to zero is taken.
-    Counts and integer sums a candidate are all that is needed, so the result is the same to the bit for any number of
-    processes.
 
     Args:
-        membrane: u[t] without the bias, (B, C, ...), in activation units.
-        error: e, (B, C, ...), in activation units.
+        sums: What :func:`balanced_sums` adds up, over all processes, (2, C, candidates).
         threshold: θ, (C,).
-        channel_dim: Dimension of C in ``membrane``.
         mean_weight: λ ≥ 0.
-        granularity: One bias a channel, or one for the whole layer.
+        granularity: One bias per ``channel``, or one for the whole ``layer``.
 
     Returns:
         b[t], (C,).
     """
-    unit = threshold.max().expand_as(threshold) if granularity == "layer" else threshold
-    counts, lacking = sum_over_processes(_sums(membrane, error, threshold, unit, channel_dim))
-    lacking /= _INTEGER
+    unit = _unit(threshold, granularity)
+    counts, lacking = sums[0], sums[1] / _INTEGER
     number, total = counts.sum(1, keepdim=True), lacking.sum(1, keepdim=True)
     # In units of `unit`: what firing puts out, and what it changes of the squared error.
     output, gain = counts, torch.sub(counts, lacking, alpha=2)
@@ -72,13 +84,29 @@ def balanced_bias(
     return ((best - _ZERO) * (unit / _BINS)).to(threshold.dtype)
 
 
-def _sums(membrane: Tensor, error: Tensor, threshold: Tensor, unit: Tensor, channel_dim: int) -> Tensor:
+def _unit(threshold: Tensor, granularity: str) -> Tensor:
+    """What candidates are multiples of, (C,): θ of each channel, or the largest of the layer."""
+    return threshold.max().expand_as(threshold) if granularity == "layer" else threshold
+
+
+def balanced_sums(
+    membrane: Tensor, error: Tensor, threshold: Tensor, channel_dim: int, granularity: str = "channel"
+) -> Tensor:
     """Count the neurons of each channel that begin to fire at each candidate, and add up what their outputs lack.
+
+    Sums of several parts add up to the bit, in any order.
+
+    Args:
+        membrane: u[t] without the bias, (B, C, ...), in activation units.
+        error: e, (B, C, ...), in activation units.
+        threshold: θ, (C,).
+        channel_dim: Dimension of C in ``membrane``.
+        granularity: One bias per ``channel``, or one for the whole ``layer``.
 
     Returns:
         (2, C, _CANDIDATES + 1), whole numbers in float64. The last bin holds those that fire at no candidate.
     """
-    channels, ndim = threshold.numel(), membrane.ndim
+    channels, ndim, unit = threshold.numel(), membrane.ndim, _unit(threshold, granularity)
     slope, start = (
         per_channel(values, ndim, channel_dim) for values in (-_BINS / unit, threshold / unit * _BINS + _ZERO)
     )

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ftbc_pl.layers import activation_called
+
 
 class Kind(Enum):
     """How an operation on a stream of spikes is treated."""
@@ -61,7 +63,7 @@ _SMOOTH = names(
     "gelu silu hardswish leaky_relu elu selu celu mish softplus prelu tanh tanhshrink hardshrink softshrink softsign "
     "logsigmoid rrelu glu"
 )
-_SPIKING = names("relu relu6 qcfs clipped_relu")
+_SPIKING = names("relu relu6")
 
 
 def operation_name(function: Callable[..., Any]) -> str:
@@ -95,7 +97,7 @@ def classify(
     name = operation_name(function)
     if is_metadata(name):
         return Kind.METADATA
-    if name in _SPIKING or _is_relu(name, args, kwargs):
+    if name in _SPIKING or _is_relu(name, args, kwargs) or activation_called(function) is not None:
         return Kind.SPIKING
     if name == "batch_norm" or "dropout" in name:
         return Kind.UNSUPPORTED if _is_training(name, args, kwargs) else Kind.AFFINE
@@ -125,12 +127,19 @@ def _is_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return name == "threshold" and all(_given(args, kwargs, i, key) == 0 for i, key in ((1, "threshold"), (2, "value")))
 
 
-def upper_bound(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+def own_threshold(function: Callable[..., Any], args: Sequence[Any]) -> Tensor | None:
+    """θ of a trainable activation at which its neurons fire; None if there is none."""
+    activation = activation_called(function)
+    return args[1] if activation is not None and activation.learned else None
+
+
+def upper_bound(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
     """Largest value of a spiking operation, where that is a number."""
+    activation, name = activation_called(function), operation_name(function)
+    if activation is not None:
+        return None if activation.learned else float(args[1])
     if name == "relu6":
         return 6.0
-    if name == "clipped_relu":
-        return float(args[1])
     if name == "hardtanh":
         upper = _given(args, kwargs, 2, "max_val")
         return 1.0 if upper is None else float(upper)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ftbc_pl.conversion.operations import names
+from ftbc_pl.tracing.operations import names
 
 _REARRANGING = names(
     "view reshape flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t T mT "

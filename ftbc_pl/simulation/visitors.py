@@ -1,4 +1,4 @@
-"""What happens at the sites of a network while several timesteps of a batch run through its forward as rows."""
+"""What happens at the sites of a network while timesteps of a batch run through its forward as rows."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ftbc_pl.conversion.calls import Call
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
+from ftbc_pl.tracing.calls import Call
 
 
 class Visitor(Protocol):

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ftbc_pl.conversion.operations import Kind
+from ftbc_pl.sites import SiteRecord
+from ftbc_pl.tracing.operations import Kind
 
 
 class Origin(Enum):
@@ -18,43 +19,48 @@ class Origin(Enum):
     FUNCTION = "function"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Call:
     """One call of an operation that becomes a site of the spiking network.
 
     Attributes:
-        name: Unique name: the module path, with #2, #3 … for further calls inside the same module.
-        operation: Name of the operation, such as ``relu``.
+        record: What a reader of the report wants to know: name, operation, shape …
         kind: Spiking or rate-exact.
-        source: ``file:line`` of the call.
         function: The torch function that is called.
         ordinal: How many calls of the same function precede it in a forward.
         streams: Positions, among the flattened arguments, of the tensors that depend on the input.
         static: For each of them, whether it is the same at every timestep.
         inplace: Whether the call overwrites its first argument.
-        shape: Shape of the first stream without the batch dimension.
         channel_dim: Dimension of the channels in (B, C, ...).
-        origin: A module, a module that is called several times, or a function called by a module's forward.
         layers: Paths of the modules whose weights were applied since the site before.
-        threshold: θ where the activation has one of its own (QCFS).
-        upper: Largest value of the activation, where that is a number (clipped ReLU, ReLU6, Hardtanh, clamp).
+        threshold: θ where the activation has a learned one (QCFS).
     """
 
-    name: str
-    operation: str
+    record: SiteRecord
     kind: Kind
-    source: str
     function: Callable[..., Any]
     ordinal: int
     streams: tuple[int, ...]
     static: tuple[bool, ...]
     inplace: bool
-    shape: tuple[int, ...]
     channel_dim: int
-    origin: Origin
     layers: tuple[str, ...] = ()
     threshold: Tensor | None = field(default=None, repr=False)
-    upper: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique name of the site."""
+        return self.record.name
+
+    @property
+    def channels(self) -> int:
+        """Size of the dimension of the channels."""
+        return self.record.shape[self.channel_dim - 1]
+
+    @property
+    def place(self) -> str:
+        """Name and source line, for messages."""
+        return f"{self.record.name} ({self.record.source})"
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Trace:
         counts: How often each function of a site is called in a forward, sites or not.
         static_prefix: Whether everything before the first sites may be computed once for all timesteps.
         static_outputs: For each tensor of the output, whether it is the same at every timestep.
-        problems: What can't be converted, one sentence a site.
+        problems: What can't be converted, one sentence per site.
     """
 
     calls: tuple[Call, ...]

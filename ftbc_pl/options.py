@@ -1,0 +1,233 @@
+"""Every option of a conversion, a calibration, an evaluation and a run: declared, explained and checked once.
+
+The command line, the callback, :func:`ftbc_pl.convert`, :func:`ftbc_pl.calibrate_`, ``snn.json`` and the table of
+options in docs/ are made of these classes. The sentences of ``--help`` are those of their docstrings.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, TypeVar
+
+from ftbc_pl.registry import SOLVERS
+
+Granularity = Literal["channel", "layer"]
+Readout = Literal["least_squares", "mean"]
+Smooth = Literal["error", "rate"]
+
+_Part = TypeVar("_Part", bound="Options")
+
+
+class Options:
+    """What all classes of options share."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], caller: str) -> Self:
+        """Make options of keyword arguments.
+
+        Raises:
+            TypeError: An argument is no option; names it, a similar one, and all options.
+            ValueError: A value is out of range.
+        """
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        wrong = [name for name in given if name not in known]
+        if wrong:
+            similar = difflib.get_close_matches(wrong[0], known, n=1)
+            hint = f" Did you mean {similar[0]}?" if similar else ""
+            raise TypeError(
+                f"{caller} has no option {', '.join(map(repr, wrong))}.{hint} Its options are {', '.join(known)}."
+            )
+        return cls(**given)
+
+    def part(self, cls: type[_Part]) -> _Part:
+        """Those of these options that ``cls`` has."""
+        return cls(**{field.name: getattr(self, field.name) for field in fields(cls)})  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and YAML."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    def _at_least_one(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+
+    def _one_of(self, name: str, choices: Any) -> None:
+        allowed = choices.__args__
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {getattr(self, name)!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionOptions(Options):
+    """How an ANN becomes a spiking network.
+
+    Attributes:
+        num_steps: Timesteps T to convert and calibrate for; accuracy is reported at every t up to T.
+        threshold: mse, max or a percentile in (1, 100]: how the thresholds of ReLU and clipped ReLU are measured; QCFS
+            has its own.
+        v0: Membrane at the start as a fraction of the threshold, in [0, 1].
+        smooth: rate runs GELU and the like without spikes, by the rate-exact replacement; error refuses them.
+        fold_bn: Whether batch normalisation is folded into the layers before it: faster, same outputs to rounding.
+    """
+
+    num_steps: int = 8
+    threshold: str | float = "mse"
+    v0: float = 0.5
+    smooth: Smooth = "error"
+    fold_bn: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
+        self._at_least_one("num_steps")
+        self._one_of("smooth", Smooth)
+        if not 0 <= self.v0 <= 1:
+            raise ValueError(f"v0 must lie in [0, 1], got {self.v0}: it is a fraction of the threshold.")
+        object.__setattr__(self, "threshold", _check_threshold(self.threshold))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(Options):
+    """How the temporal bias and the readout are solved for.
+
+    Attributes:
+        solver: exact makes every channel fire as often as the ANN demands: good at every step. balanced keeps the
+            output of single neurons close to the ANN's as well: better at its horizon on networks that were not
+            trained for few steps, at the cost of the steps before it. heuristic is the paper's rule. One of your own
+            is named as module:name.
+        granularity: One bias per channel, or one for the whole layer.
+        alpha: Step size of heuristic, in (0, 1].
+        mean_weight: How much more an error of a channel's mean counts in balanced than one of a neuron, 0 or more;
+            left out: by horizon.
+        horizon: Timestep whose accuracy matters to balanced; left out: num_steps.
+        passes: How often heuristic goes over the batches.
+        num_batches: Batches of training images to calibrate with. heuristic goes on from one to the next, the others
+            average their biases.
+        readout: What the prediction at t is made of. least_squares weighs the outputs of the steps up to t so that
+            they come closest to the ANN's output; mean is their plain mean, as in the papers. Networks that are no
+            classifier of one output (B, classes) keep the mean.
+    """
+
+    solver: str = "exact"
+    granularity: Granularity = "channel"
+    alpha: float = 0.5
+    mean_weight: float | None = None
+    horizon: int | None = None
+    passes: int = 1
+    num_batches: int = 1
+    readout: Readout = "least_squares"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range, or the solver does not take it.
+        """
+        taken = SOLVERS[self.solver].options
+        self._one_of("granularity", Granularity)
+        self._one_of("readout", Readout)
+        self._at_least_one("passes", "num_batches", "horizon")
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}.")
+        if self.mean_weight is not None and not 0 <= self.mean_weight < math.inf:
+            raise ValueError(
+                f"mean_weight must be finite and 0 or more, got {self.mean_weight}; solver 'exact' is the limit."
+            )
+        for name in ("horizon", "mean_weight"):
+            if getattr(self, name) is not None and name not in taken:
+                raise ValueError(f"{name} is an option of solver 'balanced'; {self.solver!r} has none.")
+        if self.horizon is not None and self.mean_weight is not None:
+            raise ValueError("horizon chooses mean_weight: give one of the two.")
+        if self.passes > 1 and "passes" not in taken:
+            raise ValueError(f"solver {self.solver!r} needs one pass: set passes to 1, or take more num_batches.")
+
+    def check_horizon(self, num_steps: int) -> None:
+        """Check that the horizon is one of the timesteps.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if self.horizon is not None and self.horizon > num_steps:
+            raise ValueError(f"horizon must be one of the {num_steps} timesteps, got {self.horizon}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationOptions(Options):
+    """How a spiking network is run; the results are the same.
+
+    Attributes:
+        time_chunk: Timesteps simulated at once; less needs less memory. Left out: all on a GPU, few on a CPU, where
+            that is faster.
+        compile: Whether torch.compile makes a kernel of the neurons for the evaluation.
+    """
+
+    time_chunk: int | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
+        self._at_least_one("time_chunk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SimulationOptions, CalibrationOptions, ConversionOptions):
+    """What follows a training: conversion, calibration, evaluation, and where the results go.
+
+    Attributes:
+        enabled: Switch off to train the ANN only.
+        batch_size: Images in each calibration batch, counted over all processes.
+        output_dir: Folder for the results; left out: a new one below runs/.
+        overwrite: Whether output_dir may hold the results of an earlier run.
+        network: Attribute of the LightningModule that holds the network.
+    """
+
+    enabled: bool = True
+    batch_size: int = 128
+    output_dir: str | None = None
+    overwrite: bool = False
+    network: str = "network"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One is out of range.
+        """
+        ConversionOptions.__post_init__(self)
+        CalibrationOptions.__post_init__(self)
+        SimulationOptions.__post_init__(self)
+        self._at_least_one("batch_size")
+        self.check_horizon(self.num_steps)
+
+
+def _check_threshold(threshold: str | float) -> str | float:
+    """Return ``threshold`` if it names a method, a percentile as a number.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if isinstance(threshold, str) and threshold not in ("mse", "max"):
+        try:
+            threshold = float(threshold)
+        except ValueError:
+            raise ValueError(f"threshold must be 'mse', 'max' or a percentile, got {threshold!r}.") from None
+    if isinstance(threshold, str):
+        return threshold
+    if 0 < threshold <= 1:
+        raise ValueError(
+            f"threshold is a percentile in (1, 100], got {threshold}: for the largest {100 * (1 - threshold):g} % to "
+            f"be cut off, write {100 * threshold:g}."
+        )
+    if not 1 < threshold <= 100:
+        raise ValueError(f"A percentile threshold must lie in (1, 100], got {threshold}.")
+    return threshold

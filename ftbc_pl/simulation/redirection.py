@@ -1,0 +1,84 @@
+"""One forward of the ANN's own code, in which the calls of its sites go to a visitor instead of torch."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ftbc_pl.simulation.visitors import Visitor
+from ftbc_pl.tracing.calls import Trace
+from ftbc_pl.tracing.composite import COMPOSITE, expanded
+from ftbc_pl.tracing.operations import Kind
+
+_OTHER_PATH = (
+    "The network called other operations than when it was converted: its forward depends on the data or on the input "
+    "size. Convert it again with an example of this size, or remove the dependence."
+)
+
+
+class Redirection(TorchFunctionMode):
+    """While active, calls of the sites of a network go to a visitor."""
+
+    def __init__(self, network: nn.Module, trace: Trace, sites: Iterable[nn.Module], visitor: Visitor) -> None:
+        """Prepare one forward.
+
+        Args:
+            network: The ANN.
+            trace: Its sites.
+            sites: One module per site.
+            visitor: Where the calls go.
+        """
+        super().__init__()
+        self.network = network
+        self.visitor = visitor
+        self.expected = trace.counts
+        self.counts: Counter[Callable[..., Any]] = Counter()
+        self.sites = {
+            (call.function, call.ordinal): (call, site) for call, site in zip(trace.calls, sites, strict=True)
+        }
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Send a call to its site, if it is one."""
+        kwargs = kwargs or {}
+        if func not in self.expected:
+            if getattr(func, "__name__", "") in COMPOSITE:
+                with self:
+                    return expanded(func)(*args, **kwargs)
+            return func(*args, **kwargs)
+        ordinal = self.counts[func]
+        self.counts[func] += 1
+        if (func, ordinal) not in self.sites:
+            return func(*args, **kwargs)
+        call, site = self.sites[func, ordinal]
+        leaves, structure = tree_flatten((args, kwargs))
+
+        def function(*streams: Tensor) -> Tensor:
+            replaced = list(leaves)
+            for position, stream in zip(call.streams, streams, strict=True):
+                replaced[position] = stream
+            new_args, new_kwargs = tree_unflatten(replaced, structure)
+            return func(*new_args, **new_kwargs)  # type: ignore[no-any-return]
+
+        inputs = [leaves[position] for position in call.streams]
+        if call.kind is Kind.SPIKING:
+            if inputs[0].shape[call.channel_dim :][:1] != call.record.shape[call.channel_dim - 1 :][:1]:
+                raise RuntimeError(_OTHER_PATH)
+            return self.visitor.neuron(call, site, inputs[0], function)  # type: ignore[arg-type]
+        return self.visitor.rate_exact(call, site, inputs, function)  # type: ignore[arg-type]
+
+    def run(self, rows: Tensor) -> Any:
+        """Run the ANN's code once.
+
+        Raises:
+            RuntimeError: The forward did not take the path that was converted.
+        """
+        with self:
+            outputs = self.network(rows)
+        if dict(self.counts) != self.expected:
+            raise RuntimeError(_OTHER_PATH)
+        return outputs
