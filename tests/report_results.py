@@ -13,6 +13,13 @@ CALIBRATION = {
     "dead_channels": 3,
     "saturated_channels": 0,
 }
+# As the command line writes them, in part.
+SETTINGS = {
+    "model": {"network": "cifar_resnet20", "activation": "qcfs", "levels": 4},
+    "data": {"class_path": "ftbc_pl.data.ImageData", "init_args": {"root": "data", "name": "torch/cifar10"}},
+    "ftbc": {"solver": "exact", "readout": "least_squares"},
+    "ckpt_path": "runs/long/best.ckpt",
+}
 
 
 def make_results(num_steps: int = 8, num_sites: int = 3, **changes: object) -> RunResults:

@@ -22,11 +22,38 @@ def test_results_json_holds_what_others_rely_on(tmp_path):
     assert content["calibration"] == CALIBRATION
     assert content["conversion"]["spiking"] == 3
     assert content["sites"][0]["source"] == "models/resnet.py:42"
+    keys = {"ann", "num_steps", "split", "images", "accuracy", "calibration", "conversion", "sites", "settings"}
+    assert content.keys() == keys | {"versions", "links", "standard_error"}
 
 
 @pytest.mark.parametrize("results", [make_results(), make_results(1, 1), make_uncalibrated_results()])
 def test_results_come_back_as_they_were_written(tmp_path, results):
     assert read_results_json(write_results_json(results, tmp_path)) == results
+
+
+def test_standard_errors_are_those_of_the_binomial_distribution():
+    results = make_results(
+        2, images=100, ann_accuracy=0.9, accuracy_uncalibrated=[0.5, 0.0], accuracy_calibrated=[0.2, 1.0]
+    )
+    assert results.to_json()["standard_error"] == {
+        "ann": pytest.approx(0.03),
+        "uncalibrated": [0.05, 0.0],
+        "calibrated": [pytest.approx(0.04), 0.0],
+    }
+    assert make_uncalibrated_results(1).to_json()["standard_error"].keys() == {"ann", "uncalibrated"}
+
+
+def test_results_of_before_standard_errors_and_links_are_read():
+    content = make_results(2).to_json()
+    del content["standard_error"], content["links"]
+    assert RunResults.from_json(content) == make_results(2)
+
+
+def test_a_missing_key_is_named():
+    content = make_results(2).to_json()
+    del content["images"]
+    with pytest.raises(ValueError, match="images"):
+        RunResults.from_json(content)
 
 
 def test_without_calibration_its_entries_are_null(tmp_path):

@@ -1,5 +1,6 @@
 """Gather what a run measured into its results."""
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +19,7 @@ def collect_results(
     calibration: CalibrationReport | None,
     split: str,
     settings: dict[str, Any],
+    links: Mapping[str, str] | None = None,
 ) -> RunResults:
     """Put the results of a run together.
 
@@ -27,6 +29,7 @@ def collect_results(
         calibration: What the calibration did, or None if there was none.
         split: ``validation`` or ``test``.
         settings: The configuration of the run.
+        links: Where its logs are, as `logger_links` finds them.
     """
     calibrated = {} if calibration is None else {site.name: site for site in calibration.sites}
     sites = []
@@ -69,4 +72,5 @@ def collect_results(
         sites=sites,
         settings=settings,
         versions={name: version(name) for name in _PACKAGES},
+        links=dict(links or {}),
     )
