@@ -25,7 +25,7 @@ from bench import AUTHORS, READOUTS, Bench, Run
 from matplotlib.axes import Axes
 from results import Measurement, Results
 from rules import RULES, Rule, solver
-from tables import header, panels_of, percent, save
+from tables import at, head, panels_of, percent, row, save
 
 from ftbc_pl.reports.terminal import table_steps
 
@@ -101,7 +101,7 @@ def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
         steps = table_steps(max(args.num_steps))
         anns = [(100 * bench.of_ann().accuracy[0], bench) for bench in benches]
         said = ", ".join(f"{ann:.2f} % on {b.count:,} images (T ≤ {b.num_steps})" for ann, b in anns)
-        print(f"\n{name}: ANN {said}\n\n{header(steps)}", flush=True)
+        print(f"\n{name}: ANN {said}\n\n{head('rule', 'readout', *at(steps), 'cost of one calibration')}", flush=True)
         axes.axhline(anns[-1][0], color="#333333", linestyle="--", label="ANN")
         for (title, readout), measure in rows.items():
             print(_row(title, readout, measure, benches, steps, axes), flush=True)
@@ -136,7 +136,7 @@ def _row(
     forwards = measured[0].forwards
     cost = f"{forwards} forward{'' if forwards == 1 else 's'}" if forwards else ""
     cells = [percent(points[step]) for step in steps]
-    return f"| {title} | {readout} | {' | '.join(cells)} | {cost} |"
+    return row(title, readout, *cells, cost)
 
 
 def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
@@ -145,14 +145,14 @@ def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
     for name in args.networks:
         for run in args.runs:
             bench, steps = Bench(name, run, data, results, role="val"), table_steps(run.num_steps)
-            print(f"\n{name}, T = {run.num_steps}: {run.images} validation images\n\n{header(steps, 'λ', '')}")
+            print(f"\n{name}, T = {run.num_steps}: {run.images} validation images\n\n{head('λ', *at(steps))}")
             for weight in MEAN_WEIGHTS:
                 title = "exact" if weight == float("inf") else f"balanced, λ = {weight:g}"
                 given = {"solver": "exact"} if title == "exact" else {"solver": "balanced", "mean_weight": weight}
                 rule = solver(title, 200, 1, **given)
                 measured = [bench.calibrated(rule, draw, args.readouts[-1]).accuracy for draw in range(run.draws)]
                 cells = [percent([accuracy[step - 1] for accuracy in measured]) for step in steps]
-                print(f"| {weight:g} | {' | '.join(cells)} |", flush=True)
+                print(row(f"{weight:g}", *cells), flush=True)
 
 
 def thresholds(args: argparse.Namespace, data: trained.Cifar10) -> None:
@@ -160,7 +160,7 @@ def thresholds(args: argparse.Namespace, data: trained.Cifar10) -> None:
     run, results = args.runs[0], Results(args.results)
     steps = table_steps(run.num_steps)
     for name, key in product(args.networks, ("exact", "balanced")):
-        print(f"\n{name}, {key}: {run.images} validation images\n\n{header(steps, 'steps of the search', '')}")
+        print(f"\n{name}, {key}: {run.images} validation images\n\n{head('steps of the search', *at(steps))}")
         for assumed in SEARCH_STEPS:
             cells = []
             for step in steps:
@@ -168,7 +168,7 @@ def thresholds(args: argparse.Namespace, data: trained.Cifar10) -> None:
                 bench.search_steps = assumed
                 draws = [bench.calibrated(RULES[key], draw, args.readouts[-1]) for draw in range(run.draws)]
                 cells.append(percent([one.accuracy[-1] for one in draws]))
-            print(f"| {assumed} | {' | '.join(cells)} |", flush=True)
+            print(row(assumed, *cells), flush=True)
 
 
 def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dict[str, dict[float, Rule]]) -> None:
@@ -177,8 +177,7 @@ def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dic
     figure, panels = panels_of(args)
     for axes, name in zip(panels, args.networks, strict=True):
         bench = Bench(name, run, data, results)
-        print(f"\n{name}: accuracy at T = {run.num_steps}\n\n| {axis} | " + " | ".join(lines) + " |", flush=True)
-        print("|---|" + "---|" * len(lines))
+        print(f"\n{name}: accuracy at T = {run.num_steps}\n\n{head(axis, *lines)}", flush=True)
         points: dict[str, list[float]] = {title: [] for title in lines}
         xs = list(next(iter(lines.values())))
         for x in xs:
@@ -188,7 +187,7 @@ def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dic
                 values = [one.accuracy[-1] for one in draws]
                 cells.append(percent(values))
                 points[title].append(100 * sum(values) / len(values))
-            print(f"| {x:g} | {' | '.join(cells)} |", flush=True)
+            print(row(f"{x:g}", *cells), flush=True)
         for title, means in points.items():
             axes.plot(xs, means, "o-", label=title)
         axes.set(title=name, xlabel=axis, ylabel=f"accuracy at T = {run.num_steps} in %", xscale="log")
@@ -247,16 +246,15 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
     figure, panels = panels_of(args)
     for axes, name in zip(panels, args.networks, strict=True):
         bench = Bench(name, run, data, results)
-        print(f"\n{name}: T = {run.num_steps}\n\n| corruption | strength | {' | '.join(columns)} |")
-        print("|---|---|" + "---|" * len(columns))
+        print(f"\n{name}: T = {run.num_steps}\n\n{head('corruption', 'strength', *columns)}")
         points: dict[str, list[float]] = {title: [] for title in columns}
         cases = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
         for kind, strength in cases:
             bench.corruption = (kind, strength)
             for title, measure in columns.items():
                 points[title].append(100 * measure(bench).accuracy[-1])
-            cells = " | ".join(f"{values[-1]:.2f}" for values in points.values())
-            print(f"| {kind} | {strength:g} | {cells} |", flush=True)
+            cells = [f"{values[-1]:.2f}" for values in points.values()]
+            print(row(kind, f"{strength:g}", *cells), flush=True)
         for title, values in points.items():
             apart = F.pad(torch.tensor(values).view(len(STRENGTHS), -1), (0, 1), value=float("nan"))
             axes.plot(apart.flatten(), "o-", label=title)  # a gap where the kind of corruption changes

@@ -23,6 +23,7 @@ import torch
 from authors import Authors
 from layer_by_layer import layer_by_layer
 from matplotlib.figure import Figure
+from tables import at, head, row
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,10 +75,7 @@ def network(name: str, size: int = 32) -> nn.Module:
 
 def calibration(args: argparse.Namespace) -> None:
     """One batch: every solver against the procedure layer by layer, and against the authors' own code."""
-    print(
-        "| network | procedure | forwards | seconds | layer by layer takes | the authors' code takes |\n"
-        "|---|---|---|---|---|---|"
-    )
+    print(head("network", "procedure", "forwards", "seconds", "layer by layer takes", "the authors' code takes"))
     for name, size in (("cifar_resnet20", 32), ("resnet34", 64)):
         ann = network(name, size)
         images = torch.randn(args.batch_size, 3, size, size)
@@ -99,7 +97,7 @@ def calibration(args: argparse.Namespace) -> None:
                 for other in ("layer by layer", "authors' code")
             ]
             case = f"{name} at {size}×{size}, {sites} sites"
-            print(f"| {case} | {title} | {forwards[title]} | {value:.2f} | {' | '.join(ratios)} |", flush=True)
+            print(row(case, title, forwards[title], f"{value:.2f}", *ratios), flush=True)
 
 
 def _calibrate(snn: SpikingNetwork, images: Tensor, solver: str) -> int:
@@ -125,9 +123,9 @@ def scaling(args: argparse.Namespace) -> None:
             snn = convert(network(f"cifar_resnet{depth}"), steps, example=images[:2], check=False)
             things[str(x)] = partial(_calibrate, snn, images, "balanced")
         seconds = medians(things, args.runs)
-        print(f"\n| {axis} | " + " | ".join(seconds) + " |\n|---|" + "---|" * len(seconds))
-        print("| seconds | " + " | ".join(f"{value:.2f}" for value in seconds.values()) + " |")
-        print("| seconds / " + axis + " | " + " | ".join(f"{v / int(x):.4f}" for x, v in seconds.items()) + " |")
+        print(f"\n{head(axis, *seconds)}")
+        print(row("seconds", *(f"{value:.2f}" for value in seconds.values())))
+        print(row(f"seconds / {axis}", *(f"{value / int(x):.4f}" for x, value in seconds.items())))
         axes.plot([int(x) for x in seconds], list(seconds.values()), "o-")
         axes.set(xlabel=axis, ylabel="seconds", xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
@@ -138,7 +136,7 @@ def scaling(args: argparse.Namespace) -> None:
 @torch.no_grad()
 def inference(args: argparse.Namespace) -> None:
     """T steps of the spiking network, as it is and compiled, against T forwards of the ANN."""
-    print("| network | T steps of the SNN | T forwards of the ANN | ratio |\n|---|---|---|---|")
+    print(head("network", "T steps of the SNN", "T forwards of the ANN", "ratio"))
     for name in ("cifar_resnet20", "cifar_vgg16"):
         ann = network(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.randn(args.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -152,7 +150,7 @@ def inference(args: argparse.Namespace) -> None:
         seconds = medians(things, args.runs)
         of_ann = seconds.pop("ann")
         for title, value in seconds.items():
-            print(f"| {title} | {value:.3f} s | {of_ann:.3f} s | {value / of_ann:.2f} |", flush=True)
+            print(row(title, f"{value:.3f} s", f"{of_ann:.3f} s", f"{value / of_ann:.2f}"), flush=True)
     spikingjelly(args)
 
 
@@ -164,7 +162,7 @@ def _repeat(ann: nn.Module, images: Tensor) -> None:
 @torch.no_grad()
 def neuron(args: argparse.Namespace) -> None:
     """The time loop of neurons, as it is and compiled, against one read of the current and one write of spikes."""
-    print("| T × B × C × H × W | neurons | compiled | copy of the current | compiled / copy |\n|---|---|---|---|---|")
+    print(head("T × B × C × H × W", "neurons", "compiled", "copy of the current", "compiled / copy"))
     for channels, size in ((16, 32), (32, 16), (64, 8)):
         current = torch.randn(NUM_STEPS, args.batch_size, channels, size, size)
         out = torch.empty_like(current)
@@ -176,9 +174,9 @@ def neuron(args: argparse.Namespace) -> None:
             "copy": partial(out.copy_, current),
         }
         seconds = medians(things, args.runs)
-        cells = " | ".join(f"{1e3 * seconds[title]:.2f} ms" for title in things)
+        cells = [f"{1e3 * seconds[title]:.2f} ms" for title in things]
         shape = " × ".join(map(str, current.shape))
-        print(f"| {shape} | {cells} | {seconds['compiled'] / seconds['copy']:.2f} |", flush=True)
+        print(row(shape, *cells, f"{seconds['compiled'] / seconds['copy']:.2f}"), flush=True)
 
 
 def _simulate(site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
@@ -214,15 +212,14 @@ def spikingjelly(args: argparse.Namespace) -> None:
 
 def training(args: argparse.Namespace) -> None:
     """A training step with QCFS against one with ReLU, channels last, eager and compiled."""
-    print("| ResNet-20, batch of 128 | ReLU | QCFS | ratio |\n|---|---|---|---|")
+    print(head("ResNet-20, batch of 128", "ReLU", "QCFS", "ratio"))
     for compiled in (False, True):
         things = {activation: _training_step(activation, compiled, args.precision) for activation in ("relu", "qcfs")}
         seconds = medians(things, 4 * args.runs)
         ratio = seconds["qcfs"] / seconds["relu"]
         title = "torch.compile" if compiled else "eager"
-        print(
-            f"| {title} | {1e3 * seconds['relu']:.0f} ms | {1e3 * seconds['qcfs']:.0f} ms | {ratio:.2f} |", flush=True
-        )
+        milliseconds = [f"{1e3 * seconds[activation]:.0f} ms" for activation in ("relu", "qcfs")]
+        print(row(title, *milliseconds, f"{ratio:.2f}"), flush=True)
 
 
 def _training_step(activation: Any, compiled: bool, precision: str) -> Callable[[], None]:
@@ -248,13 +245,13 @@ def _training_step(activation: Any, compiled: bool, precision: str) -> Callable[
 def memory(args: argparse.Namespace) -> None:
     """Peak memory above that of the loaded network, each case in a process of its own."""
     steps = (4, 8, 16, 32)
-    print("| MiB | time_chunk | " + " | ".join(f"T = {t}" for t in steps) + " |\n|---|---|" + "---|" * len(steps))
+    print(head("MiB", "time_chunk", *at(steps)))
     for what in ("inference", "calibration"):
         for chunk in (1, 4, "T"):
             cells = [
                 _memory_of(what, num_steps, num_steps if chunk == "T" else int(chunk), args) for num_steps in steps
             ]
-            print(f"| {what} | {chunk} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
+            print(row(what, chunk, *(f"{cell:.0f}" for cell in cells)), flush=True)
 
 
 def _memory_of(what: str, num_steps: int, chunk: int, args: argparse.Namespace) -> float:

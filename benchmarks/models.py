@@ -23,6 +23,7 @@ import timm
 import torch
 import torchvision
 from matplotlib.figure import Figure
+from tables import at, head, row
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -190,11 +191,11 @@ def main() -> None:
         for label, name in CONVERGENCE.items()
     }
     steps = list(next(iter(curves.values())))
-    print("| network | " + " | ".join(f"T = {t}" for t in steps) + " | last slope |\n|---|" + "---|" * (len(steps) + 1))
+    print(head("network", *at(steps), "last slope"))
     for label, curve in curves.items():
         errors = list(curve.values())
         slope = math.log2(errors[-1] / errors[-3]) / 2
-        print(f"| {label} | " + " | ".join(f"{100 * value:.2g} %" for value in errors) + f" | {slope:.2f} |")
+        print(row(label, *(f"{100 * value:.2g} %" for value in errors), f"{slope:.2f}"))
     if args.figure is not None:
         draw(curves, args.figure)
 
@@ -202,7 +203,7 @@ def main() -> None:
     for label, function in {"SpikingJelly": spikingjelly, "sinabs": sinabs}.items():
         if importlib.util.find_spec(label.lower()):
             converters[f"{label} {version(label.lower())}"] = function
-    print("\n| network | activations | " + " | ".join(converters) + " |\n|---|---|" + "---|" * len(converters))
+    print(f"\n{head('network', 'activations', *converters)}")
     reasons = []
     for name in map(str.strip, COMMON.split(",")):
         images = batch(name, 2)
@@ -210,13 +211,13 @@ def main() -> None:
         cells = [outcome(function, name, images, activations) for function in converters.values()]
         reasons += [f"{name}, {label}: {cell}" for label, cell in zip(converters, cells, strict=True) if ":" in cell]
         cells = [cell.partition(":")[0] for cell in cells]
-        print(f"| {name} | {activations} | " + " | ".join(cells) + " |", flush=True)
+        print(row(name, activations, *cells), flush=True)
     print("\n" + "\n".join(reasons))
 
-    print("\n| network | CPU seconds | folded | speed-up |\n|---|---|---|---|")
+    print(f"\n{head('network', 'CPU seconds', 'folded', 'speed-up')}")
     for name in FOLDED:
         plain, folded = (seconds(name, batch(name, args.images), fold_bn) for fold_bn in (False, True))
-        print(f"| {name} | {plain:.2f} | {folded:.2f} | {plain / folded:.2f} × |", flush=True)
+        print(row(name, f"{plain:.2f}", f"{folded:.2f}", f"{plain / folded:.2f} ×"), flush=True)
 
 
 if __name__ == "__main__":

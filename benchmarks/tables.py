@@ -15,9 +15,19 @@ def percent(values: Sequence[float]) -> str:
     return f"{column.mean().item():.2f}{spread}"
 
 
-def header(steps: Sequence[int], first: str = "rule | readout", last: str = "| cost of one calibration ") -> str:
-    titles = f"| {first} | " + " | ".join(f"T = {t}" for t in steps) + f" {last}|"
-    return titles + "\n" + "|---" * (titles.count("|") - 1) + "|"
+def row(*cells: object) -> str:
+    """One row in Markdown. Row by row, since minutes lie between two of them, so that no library lays them out."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def head(*titles: object) -> str:
+    """Titles of the columns, and the rule below them."""
+    return f"{row(*titles)}\n{'|---' * len(titles)}|"
+
+
+def at(steps: Sequence[int]) -> list[str]:
+    """Titles of the columns that hold something at each of these timesteps."""
+    return [f"T = {t}" for t in steps]
 
 
 def panels_of(args: argparse.Namespace) -> tuple[Figure, Sequence[Axes]]:

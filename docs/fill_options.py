@@ -1,6 +1,6 @@
 """Write the table of options in docs/options.md anew from the classes in ftbc_pl/options.py.
 
-    python docs/fill_options.py
+python docs/fill_options.py
 """
 
 from dataclasses import MISSING, Field, fields

@@ -27,6 +27,7 @@ from ftbc_pl.io import save_snn
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
+from ftbc_pl.reports.tracking import logger_links
 
 _RESULTS = ("results.json", "snn.json", "snn.safetensors")
 
@@ -135,7 +136,8 @@ class Run:
         """Write, log and print the results; process 0 only, no-op in others."""
         folder = self.claim(trainer)
         settings = Settings.of(trainer, self.options)
-        results = collect_results(snn, accuracies, self.report, split, yaml.safe_load(settings))
+        links = logger_links(trainer.loggers, folder)
+        results = collect_results(snn, accuracies, self.report, split, yaml.safe_load(settings), links)
         if trainer.is_global_zero:
             write_text_atomic(folder / "config.yaml", settings)
             write_results_json(results, folder)

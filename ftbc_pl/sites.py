@@ -4,14 +4,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from torch import Tensor
 
 SPIKING, RATE_EXACT = "spiking", "rate-exact"
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """Smallest, mean and largest of some values, such as the thresholds of a site's channels."""
 
     min: float
@@ -77,14 +78,13 @@ class SiteRecord:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what ``dataclasses.asdict`` and JSON made of a record."""
-        threshold = values.get("threshold")
-        if isinstance(threshold, Mapping):
-            threshold = Spread(**threshold)
+        given = values.get("threshold")
+        threshold = None if given is None else Spread(**given) if isinstance(given, Mapping) else Spread(*given)
         sequences = {
             "shape": tuple(values.get("shape", ())),
             "temporal_bias_rms": tuple(values.get("temporal_bias_rms", ())),
         }
-        return cls(**(dict(values) | sequences | {"threshold": None if threshold is None else Spread(*threshold)}))
+        return cls(**(dict(values) | sequences | {"threshold": threshold}))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from ftbc_pl.reports import RunResults, SiteSummary, ThresholdSummary
+from ftbc_pl.reports import RunResults
+from ftbc_pl.sites import SiteRecord, Spread
 
 CALIBRATION = {
     "solver": "exact",
@@ -13,18 +14,25 @@ CALIBRATION = {
     "dead_channels": 3,
     "saturated_channels": 0,
 }
+# As the command line writes them, in part.
+SETTINGS = {
+    "model": {"network": "cifar_resnet20", "activation": "qcfs", "levels": 4},
+    "data": {"class_path": "ftbc_pl.data.ImageData", "init_args": {"root": "data", "name": "torch/cifar10"}},
+    "ftbc": {"solver": "exact", "readout": "least_squares"},
+    "ckpt_path": "runs/long/best.ckpt",
+}
 
 
 def make_results(num_steps: int = 8, num_sites: int = 3, **changes: object) -> RunResults:
     """Accuracy rises by 1/64 a step from ¼ and ½; site 1 is a rate-exact one, the others spike."""
     sites = [
-        SiteSummary(
+        SiteRecord(
             name=f"layer{index}.act",
             kind="spiking",
-            shape=[16, 8, 8],
-            threshold=ThresholdSummary(0.5, 1.0, 1.5),
+            shape=(16, 8, 8),
+            threshold=Spread(0.5, 1.0, 1.5),
             firing_rate=(index + 1) / (num_sites + 1),
-            temporal_bias_rms=[(index + 1) / step for step in range(1, num_steps + 1)],
+            temporal_bias_rms=tuple((index + 1) / step for step in range(1, num_steps + 1)),
             operation="relu6",
             origin="module",
             source="models/resnet.py:42",
@@ -35,7 +43,7 @@ def make_results(num_steps: int = 8, num_sites: int = 3, **changes: object) -> R
         )
         for index in range(num_sites)
     ]
-    sites.insert(1, SiteSummary(name="maxpool", kind="rate-exact", shape=[16, 4, 4]))
+    sites.insert(1, SiteRecord(name="maxpool", kind="rate-exact", shape=(16, 4, 4)))
     results = RunResults(
         ann_accuracy=0.90625,
         num_steps=num_steps,

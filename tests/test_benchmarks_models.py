@@ -12,7 +12,9 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "models.py"
 def models():
     spec = importlib.util.spec_from_file_location("benchmark_models", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))  # where its neighbours are, as when it runs as a script
+        spec.loader.exec_module(module)
     return module
 
 

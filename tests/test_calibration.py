@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from ftbc_pl import calibrate_, convert, evaluate, prepare
-from ftbc_pl.simulation.visitors import Simulation
-from ftbc_pl.evaluation import TimestepAccuracy
 from ftbc_pl.calibration.solvers.balanced import mean_weight_for
+from ftbc_pl.evaluation import TimestepAccuracy
 from ftbc_pl.functional.readout import error_products, least_squares_readout
+from ftbc_pl.simulation.visitors import Simulation
 from tests.networks import create, images, small_cnn
 
 

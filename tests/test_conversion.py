@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from ftbc_pl import ConversionError, convert, prepare
 from ftbc_pl.conversion.check import check_conversion
-from ftbc_pl.tracing.operations import Kind
 from ftbc_pl.layers import QCFS, ClippedReLU, SpikingNeuron, TemporalDifference
+from ftbc_pl.tracing.operations import Kind
 from tests.networks import create, images, small_cnn
 
 SITES = {  # name: spiking sites, max-pools

@@ -3,12 +3,12 @@ import pytest
 from matplotlib import pyplot
 
 from ftbc_pl.reports import accuracy_figure, bias_figure, firing_rate_figure
-from tests.report_results import make_results, make_uncalibrated_results
+from tests.report_results import SETTINGS, make_results, make_uncalibrated_results
 
 
 def test_the_accuracy_figure_shows_both_curves_and_the_ann():
     results = make_results(8)
-    lines = {line.get_label(): line for line in accuracy_figure(results).axes[0].get_lines()}
+    lines = {line.get_label().split(" (")[0]: line for line in accuracy_figure(results).axes[0].get_lines()}
     assert lines["SNN, calibrated"].get_xdata().tolist() == list(range(1, 9))
     assert list(lines["SNN, calibrated"].get_ydata()) == results.accuracy_calibrated
     assert list(lines["SNN, uncalibrated"].get_ydata()) == results.accuracy_uncalibrated
@@ -17,7 +17,39 @@ def test_the_accuracy_figure_shows_both_curves_and_the_ann():
 
 def test_the_accuracy_figure_of_an_uncalibrated_run_has_one_curve():
     lines = accuracy_figure(make_uncalibrated_results()).axes[0].get_lines()
-    assert {line.get_label() for line in lines} == {"ANN", "SNN, uncalibrated"}
+    assert {line.get_label() for line in lines} == {"ANN", "SNN, uncalibrated (readout mean)"}
+
+
+def test_the_legend_names_solver_readout_and_activation():
+    legend = accuracy_figure(make_results(4, settings=SETTINGS)).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "ANN (qcfs, L = 4)",
+        "SNN, uncalibrated (readout mean)",
+        "SNN, calibrated (exact, readout least_squares)",
+    ]
+
+
+@pytest.mark.parametrize("draw", [accuracy_figure, bias_figure, firing_rate_figure])
+def test_every_figure_is_titled_with_what_it_shows(draw):
+    assert draw(make_results(4, settings=SETTINGS)).get_suptitle() == (
+        "cifar_resnet20 (qcfs, L = 4) on ImageData (torch/cifar10): 1,000 test images\n"
+        "solver exact, readout least_squares, checkpoint best.ckpt"
+    )
+
+
+def test_a_long_title_is_broken_rather_than_cut():
+    settings = {"model": {"network": "a_long_name " * 30}}
+    lines = accuracy_figure(make_results(4, settings=settings)).get_suptitle().splitlines()
+    assert max(map(len, lines)) <= 110
+    assert " ".join(lines).count("a_long_name") == 30
+
+
+def test_bands_are_one_standard_error_wide():
+    results = make_results(2, accuracy_uncalibrated=[0.5, 1.0], accuracy_calibrated=None, calibration=None)
+    (band,) = accuracy_figure(results).axes[0].collections
+    low, high = band.get_datalim(accuracy_figure(results).axes[0].transData).get_points()[:, 1]
+    assert low == pytest.approx(0.5 - 0.5 / 1000**0.5)
+    assert high == 1  # all right, so no spread
 
 
 @pytest.mark.parametrize(
@@ -28,7 +60,7 @@ def test_the_time_axis_shows_first_and_last_step(num_steps, ticks):
     assert accuracy_figure(make_results(num_steps)).axes[0].get_xticks().tolist() == ticks
 
 
-def test_the_bias_figure_has_a_row_a_calibrated_site_and_a_column_a_step():
+def test_the_bias_figure_has_a_row_per_calibrated_site_and_a_column_per_step():
     results = make_results(num_steps=5, num_sites=4)
     axes = bias_figure(results).axes[1]
     calibrated = [site for site in results.sites if site.temporal_bias_rms]
@@ -42,7 +74,7 @@ def test_a_bias_of_zero_everywhere_can_be_drawn():
     assert bias_figure(make_results(2, sites=zeros)).axes[1].images[0].get_clim() == (0, 1)
 
 
-def test_the_firing_rate_figure_has_a_bar_a_spiking_site():
+def test_the_firing_rate_figure_has_a_bar_per_spiking_site():
     results = make_results(num_sites=4)
     bars = firing_rate_figure(results).axes[0].patches
     assert [bar.get_width() for bar in bars] == [0.2, 0.4, 0.6, 0.8]

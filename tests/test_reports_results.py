@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftbc_pl.reports import RunResults, SiteSummary, read_results_json, write_results_json
+from ftbc_pl.reports import RunResults, read_results_json, write_results_json
 from ftbc_pl.reports.results import to_plain
+from ftbc_pl.sites import SiteRecord
 from tests.report_results import CALIBRATION, make_results, make_uncalibrated_results
 
 
@@ -22,11 +23,38 @@ def test_results_json_holds_what_others_rely_on(tmp_path):
     assert content["calibration"] == CALIBRATION
     assert content["conversion"]["spiking"] == 3
     assert content["sites"][0]["source"] == "models/resnet.py:42"
+    keys = {"ann", "num_steps", "split", "images", "accuracy", "calibration", "conversion", "sites", "settings"}
+    assert content.keys() == keys | {"versions", "links", "standard_error"}
 
 
 @pytest.mark.parametrize("results", [make_results(), make_results(1, 1), make_uncalibrated_results()])
 def test_results_come_back_as_they_were_written(tmp_path, results):
     assert read_results_json(write_results_json(results, tmp_path)) == results
+
+
+def test_standard_errors_are_those_of_the_binomial_distribution():
+    results = make_results(
+        2, images=100, ann_accuracy=0.9, accuracy_uncalibrated=[0.5, 0.0], accuracy_calibrated=[0.2, 1.0]
+    )
+    assert results.to_json()["standard_error"] == {
+        "ann": pytest.approx(0.03),
+        "uncalibrated": [0.05, 0.0],
+        "calibrated": [pytest.approx(0.04), 0.0],
+    }
+    assert make_uncalibrated_results(1).to_json()["standard_error"].keys() == {"ann", "uncalibrated"}
+
+
+def test_results_of_before_standard_errors_and_links_are_read():
+    content = make_results(2).to_json()
+    del content["standard_error"], content["links"]
+    assert RunResults.from_json(content) == make_results(2)
+
+
+def test_a_missing_key_is_named():
+    content = make_results(2).to_json()
+    del content["images"]
+    with pytest.raises(ValueError, match="images"):
+        RunResults.from_json(content)
 
 
 def test_without_calibration_its_entries_are_null(tmp_path):
@@ -59,10 +87,19 @@ def test_accuracy_final_is_the_calibrated_one_where_there_is_one():
         ({"images": 0}, "at least one image"),
         ({"calibration": None}, "both given or both None"),
         ({"calibration": {"solver": "exact"}}, "granularity.*missing.*'seconds'"),
-        ({"sites": [SiteSummary("a", "smooth", [1])]}, "site 'a' to be one of spiking, rate-exact, got 'smooth'"),
-        ({"sites": [SiteSummary("a", "spiking", [1], firing_rate=1.5)]}, "firing rate of site 'a'"),
-        ({"sites": [SiteSummary("a", "spiking", [1], temporal_bias_rms=[0.1])]}, "site 'a' to hold one number a step"),
-        ({"sites": [SiteSummary("a", "spiking", [1], temporal_bias_rms=[0.1, -1])]}, "site 'a' finite and >= 0"),
+        (
+            {"sites": [SiteRecord(name="a", kind="smooth")]},
+            "site 'a' to be one of spiking, rate-exact, got 'smooth'",
+        ),
+        ({"sites": [SiteRecord(name="a", firing_rate=1.5)]}, "firing rate of site 'a'"),
+        (
+            {"sites": [SiteRecord(name="a", temporal_bias_rms=(0.1,))]},
+            "site 'a' to hold one number a step",
+        ),
+        (
+            {"sites": [SiteRecord(name="a", temporal_bias_rms=(0.1, -1))]},
+            "site 'a' finite and >= 0",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(changes, message):

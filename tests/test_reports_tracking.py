@@ -3,10 +3,11 @@ import os
 
 import pytest
 import wandb
+import yaml
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ftbc_pl.reports import log_results, write_report_html, write_results_json
+from ftbc_pl.reports import log_results, logger_links, write_report_html, write_results_json
 from ftbc_pl.reports.tracking import log_artifact, summary_metrics
 from tests.report_results import make_results, make_uncalibrated_results
 from tests.wandb_reader import read_offline_run
@@ -119,6 +120,26 @@ def test_a_csv_logger_gets_a_row_a_step_and_the_summary_with_the_last(tmp_path, 
     assert [float(row["snn/accuracy"]) for row in rows] == results.accuracy_calibrated
     assert [float(row["snn/accuracy_uncalibrated"]) for row in rows] == results.accuracy_uncalibrated
     assert {key: float(rows[-1][key]) for key in summary_metrics(results)} == summary_metrics(results)
+
+
+def test_the_logs_say_where_the_run_is(offline, tmp_path, folder):
+    loggers = [CSVLogger(tmp_path, name="csv", version=""), make_logger(offline)]
+    log_results(loggers, make_results(4), folder)
+    assert yaml.safe_load((tmp_path / "csv" / "hparams.yaml").read_text()) == {"output_dir": str(folder)}
+    assert loggers[1].experiment.config["output_dir"] == str(folder)
+
+
+def test_the_run_says_where_its_logs_are(offline, tmp_path, folder):
+    csv_logs = [CSVLogger(tmp_path, name=name, version="") for name in ("csv", "more")]
+    links = logger_links([*csv_logs, make_logger(offline)], folder)
+    assert links.keys() == {"CSVLogger", "CSVLogger 2", "WandbLogger"}
+    assert [links["CSVLogger"], links["CSVLogger 2"]] == ["../csv", "../more"]
+    assert (folder / links["WandbLogger"]).is_dir()  # offline there is no address
+
+
+def test_other_processes_have_no_links(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert not logger_links([CSVLogger(tmp_path, name="csv", version="")], folder)
 
 
 def test_other_processes_log_nothing(tmp_path, folder, monkeypatch):

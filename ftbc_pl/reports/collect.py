@@ -1,5 +1,6 @@
 """Gather what a run measured into its results."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +20,7 @@ def collect_results(
     calibration: CalibrationReport | None,
     split: str,
     settings: dict[str, Any],
+    links: Mapping[str, str] | None = None,
 ) -> RunResults:
     """Put the results of a run together.
 
@@ -28,6 +30,7 @@ def collect_results(
         calibration: What the calibration did, or None if there was none.
         split: ``validation`` or ``test``.
         settings: The configuration of the run.
+        links: Where its logs are, as `logger_links` finds them.
     """
     conversion = snn.report
     return RunResults(
@@ -42,6 +45,7 @@ def collect_results(
         sites=_sites(snn, calibration),
         settings=settings,
         versions={name: version(name) for name in _PACKAGES},
+        links=dict(links or {}),
     )
 
 

@@ -4,6 +4,7 @@ They use matplotlib's object interface only, so they need no display and leave n
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,57 +14,69 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 
 from ftbc_pl.reports.results import RunResults
-from ftbc_pl.reports.terminal import table_steps
+from ftbc_pl.reports.sites import bias_by_site, rate_by_site
+from ftbc_pl.reports.wording import curve_label, facts, table_steps, title
 
 # Okabe and Ito's palette: told apart by readers with any common colour vision.
 CALIBRATED, UNCALIBRATED, ANN = "#0072B2", "#D55E00", "#333333"
+CURVES = {"uncalibrated": ("s-", UNCALIBRATED), "calibrated": ("o-", CALIBRATED)}
+OTHERS = ("^-", "#009E73")
 GRID, TEXT = "#E3E6EA", "#3C4450"
 WIDTH = 9.0
 ROW_HEIGHT = 0.19
 # From this T on a linear axis would squeeze the first steps, where calibration matters most.
 LOG_AXIS_FROM = 12
 LONGEST_LABEL = 44
+LONGEST_TITLE = 110
 
 
 def accuracy_figure(results: RunResults) -> Figure:
-    """Accuracy at t = 1..T, uncalibrated and calibrated, with the ANN's as a line."""
-    figure, axes = _new_figure(height=4.4)
+    """Accuracy at t = 1..T of each spiking network and of the ANN, in bands of one standard error."""
+    figure, axes = _new_figure(results, height=4.6)
     steps = np.arange(1, results.num_steps + 1)
     style: dict[str, Any] = {"linewidth": 2.2, "markersize": 5.5 if results.num_steps <= 16 else 3.5, "clip_on": False}
-    axes.axhline(results.ann_accuracy, color=ANN, linestyle=(0, (5, 3)), linewidth=1.5, label="ANN")
-    if results.accuracy_calibrated is not None:
-        axes.plot(
-            steps, results.accuracy_calibrated, "o-", color=CALIBRATED, label="SNN, calibrated", zorder=4, **style
-        )
-    axes.plot(steps, results.accuracy_uncalibrated, "s-", color=UNCALIBRATED, label="SNN, uncalibrated", **style)
+    error = results.standard_error(results.ann_accuracy)
+    axes.axhspan(results.ann_accuracy - error, results.ann_accuracy + error, color=ANN, alpha=0.1, linewidth=0)
+    activation = facts(results).get("activation")
+    label = f"ANN ({activation})" if activation else "ANN"
+    axes.axhline(results.ann_accuracy, color=ANN, linestyle=(0, (5, 3)), linewidth=1.5, label=label)
+    for key, accuracies in results.curves.items():
+        form, colour = CURVES.get(key, OTHERS)
+        low, high = np.array([(p - results.standard_error(p), p + results.standard_error(p)) for p in accuracies]).T
+        axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(steps, accuracies, form, color=colour, label=curve_label(results, key), zorder=4, **style)
     _step_axis(axes, results.num_steps)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set_xlabel("timestep t")
     axes.set_ylabel(f"accuracy ({results.split})")
     axes.grid(color=GRID, linewidth=0.8)
-    figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT, fontsize=10)
+    narrow: dict[str, Any] = {"fontsize": 9, "handlelength": 1.8, "columnspacing": 1.4, "borderpad": 0.2}
+    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, labelcolor=TEXT, **narrow)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
 def bias_figure(results: RunResults) -> Figure:
-    """Root mean square of the temporal bias relative to the threshold, a row a site, a column a step.
+    """Root mean square of the temporal bias relative to the threshold, a row per site, a column per step.
 
     Raises:
         ValueError: no site has a temporal bias, because calibration was switched off.
     """
-    sites = [site for site in results.sites if site.temporal_bias_rms]
+    sites = bias_by_site(results)
     if not sites:
         raise ValueError("expected at least one calibrated site, got none: calibrate the network to draw its bias")
-    size = np.array([site.temporal_bias_rms for site in sites])
-    figure = Figure(figsize=(WIDTH, 1.5 + ROW_HEIGHT * len(sites)), layout="constrained")
+    size = np.array([steps for _, steps in sites])
+    figure = Figure(figsize=(WIDTH, 1.9 + ROW_HEIGHT * len(sites)), layout="constrained")
+    _title(figure, results)
     scale, axes = figure.subplots(2, 1, height_ratios=(0.13, ROW_HEIGHT * len(sites)))
     _tidy(axes)
     # A few large values, typical for first steps, would otherwise hide all differences among the others.
     top = float(np.percentile(size, 98)) or float(size.max()) or 1.0
     edges = (0.5, results.num_steps + 0.5, len(sites) - 0.5, -0.5)
     image = axes.imshow(size, aspect="auto", cmap="YlGnBu", vmin=0, vmax=top, extent=edges, interpolation="none")
-    _site_axis(axes, [site.name for site in sites])
+    _site_axis(axes, [name for name, _ in sites])
     axes.xaxis.set_major_locator(FixedLocator(_linear_ticks(results.num_steps)))
     axes.set_xlabel("timestep t")
     extend = "max" if size.max() > top else "neither"
@@ -75,16 +88,16 @@ def bias_figure(results: RunResults) -> Figure:
 
 
 def firing_rate_figure(results: RunResults) -> Figure:
-    """Spikes per neuron and step, a bar a site.
+    """Spikes per neuron and step, a bar per site.
 
     Raises:
         ValueError: no site has a firing rate.
     """
-    sites = [(site.name, site.firing_rate) for site in results.sites if site.firing_rate is not None]
+    sites = rate_by_site(results)
     if not sites:
         raise ValueError("expected at least one site with a firing rate, got none: measure them on the spiking network")
     names, rates = zip(*sites, strict=True)
-    figure, axes = _new_figure(height=1.1 + ROW_HEIGHT * len(sites))
+    figure, axes = _new_figure(results, height=1.5 + ROW_HEIGHT * len(sites))
     bars = axes.barh(range(len(sites)), rates, height=0.72, color=CALIBRATED)
     axes.bar_label(bars, fmt="{:.3f}", padding=3, fontsize=7.5, color=TEXT)
     _site_axis(axes, names)
@@ -95,11 +108,17 @@ def firing_rate_figure(results: RunResults) -> Figure:
     return figure
 
 
-def _new_figure(height: float) -> tuple[Figure, Axes]:
+def _new_figure(results: RunResults, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    _title(figure, results)
     axes = figure.subplots()
     _tidy(axes)
     return figure, axes
+
+
+def _title(figure: Figure, results: RunResults) -> None:
+    lines = [part for line in title(results).splitlines() for part in textwrap.wrap(line, LONGEST_TITLE)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10, color=TEXT, parse_math=False)
 
 
 def _tidy(axes: Axes) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,12 @@ CALIBRATION_KEYS = ("solver", "granularity", "images", "forward_passes", "second
 SPLITS = ("validation", "test")
 ROUNDING = 1e-6  # a mean of ones in float32 can exceed 1 by that much
 KINDS = (SPIKING, RATE_EXACT)
+# Where a field of the results stands in results.json; any other stands at the top level under its own name.
+PLACES = {
+    "ann_accuracy": ("ann", "accuracy"),
+    "accuracy_uncalibrated": ("accuracy", "uncalibrated"),
+    "accuracy_calibrated": ("accuracy", "calibrated"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class RunResults:
 
     `images` is the number of images of `split` that the accuracies were measured on. `accuracy_calibrated` and
     `calibration` are None when calibration is switched off. `conversion` holds the totals of the conversion report.
+    `links` says where the logs of the run are: a URL, or a path seen from the run's folder, by name of the logger.
+    A further field needs a default, so that files without it stay readable; results.json holds it by itself.
 
     Raises:
         ValueError: a list has not T entries, a number is out of its range, or a part of `calibration` is missing.
@@ -41,6 +49,7 @@ class RunResults:
     sites: list[SiteRecord] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check lengths and ranges."""
@@ -72,46 +81,41 @@ class RunResults:
         """Accuracy at t = T: calibrated if calibration ran, else uncalibrated."""
         return (self.accuracy_calibrated or self.accuracy_uncalibrated)[-1]
 
+    @property
+    def curves(self) -> dict[str, list[float]]:
+        """Accuracy at t = 1..T of each spiking network that was measured, by its key in results.json."""
+        curves = {"uncalibrated": self.accuracy_uncalibrated, "calibrated": self.accuracy_calibrated}
+        return {key: values for key, values in curves.items() if values is not None}
+
+    def standard_error(self, accuracy: float) -> float:
+        """Standard error of an accuracy p measured on n images, √(p(1−p)/n), as the binomial distribution has it."""
+        return math.sqrt(accuracy * (1 - accuracy) / self.images)
+
     def to_json(self) -> dict[str, Any]:
         """The content of results.json, made of what JSON can hold only."""
-        return {
-            "ann": {"accuracy": self.ann_accuracy},
-            "num_steps": self.num_steps,
-            "split": self.split,
-            "images": self.images,
-            "accuracy": {
-                "uncalibrated": list(self.accuracy_uncalibrated),
-                "calibrated": None if self.accuracy_calibrated is None else list(self.accuracy_calibrated),
-            },
-            "calibration": to_plain(self.calibration),
-            "conversion": to_plain(self.conversion),
-            "sites": [_site_to_json(site) for site in self.sites],
-            "settings": to_plain(self.settings),
-            "versions": dict(self.versions),
-        }
+        content: dict[str, Any] = {}
+        for field_ in fields(self):
+            *groups, key = PLACES.get(field_.name, (field_.name,))
+            place = content
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[key] = to_plain(getattr(self, field_.name))
+        errors = {key: [self.standard_error(value) for value in values] for key, values in self.curves.items()}
+        content["standard_error"] = {"ann": self.standard_error(self.ann_accuracy), **errors}
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: a key is missing or a value is out of its range.
+            ValueError: a key is missing that every run has, or a value is out of its range.
         """
         try:
-            return cls(
-                ann_accuracy=content["ann"]["accuracy"],
-                num_steps=content["num_steps"],
-                split=content["split"],
-                images=content["images"],
-                accuracy_uncalibrated=content["accuracy"]["uncalibrated"],
-                accuracy_calibrated=content["accuracy"]["calibrated"],
-                calibration=content["calibration"],
-                conversion=content["conversion"],
-                sites=[SiteRecord.from_dict(site) for site in content["sites"]],
-                settings=content["settings"],
-                versions=content["versions"],
-            )
-        except (KeyError, TypeError) as error:
+            found = {field_.name: _look_up(content, PLACES.get(field_.name, (field_.name,))) for field_ in fields(cls)}
+            given = {name: value for name, value in found.items() if value is not None}
+            return cls(**{**given, "sites": [SiteRecord.from_dict(site) for site in found["sites"] or ()]})
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"expected the content of a {RESULTS_FILE}, got one with a fault at {error}") from error
 
     def _check_steps(self, name: str, values: Sequence[float]) -> None:
@@ -151,6 +155,8 @@ def read_results_json(path: str | os.PathLike[str]) -> RunResults:
 
 def to_plain(value: Any) -> Any:
     """`value` in what JSON and YAML can hold: a setting of any other type becomes its text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -170,6 +176,8 @@ def _check_accuracies(name: str, values: Sequence[float]) -> None:
         raise ValueError(f"expected {name} in 0..1, got {bad[0]}")
 
 
-def _site_to_json(site: SiteRecord) -> dict[str, Any]:
-    threshold = None if site.threshold is None else site.threshold._asdict()
-    return to_plain(asdict(site) | {"threshold": threshold})  # type: ignore[no-any-return]
+def _look_up(content: Mapping[str, Any], place: Sequence[str]) -> Any:
+    """What stands at `place`, None if nothing does."""
+    for key in place[:-1]:
+        content = content.get(key, {})
+    return content.get(place[-1])

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ftbc_pl.reports.html import REPORT_FILE
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run
 
 STEP_KEY = "snn/T"
+FOLDER_KEY = "output_dir"
 ARTIFACT_NAME = "snn"
 NETWORK_FILE = "snn.safetensors"
 ARTIFACT_FILES = (NETWORK_FILE, "snn.json", RESULTS_FILE, REPORT_FILE)
@@ -23,13 +24,11 @@ ARTIFACT_FILES = (NETWORK_FILE, "snn.json", RESULTS_FILE, REPORT_FILE)
 
 def curve_rows(results: RunResults) -> list[dict[str, float]]:
     """One row of metrics for each t = 1..T, keyed by `snn/T`."""
-    rows: list[dict[str, float]] = []
-    for index in range(results.num_steps):
-        row = {STEP_KEY: index + 1, "snn/accuracy_uncalibrated": results.accuracy_uncalibrated[index]}
-        if results.accuracy_calibrated is not None:
-            row["snn/accuracy"] = results.accuracy_calibrated[index]
-        rows.append(row)
-    return rows
+    curves = {_key(name): accuracies for name, accuracies in results.curves.items()}
+    return [
+        {STEP_KEY: step, **{key: accuracies[step - 1] for key, accuracies in curves.items()}}
+        for step in range(1, results.num_steps + 1)
+    ]
 
 
 def summary_metrics(results: RunResults) -> dict[str, float]:
@@ -39,14 +38,40 @@ def summary_metrics(results: RunResults) -> dict[str, float]:
     calibrated where calibration ran. The cost of calibration is `calibration/images`, `…/forward_passes`, `…/seconds`.
     """
     metrics: dict[str, float] = {"ann/accuracy": results.ann_accuracy, "snn/accuracy_final": results.accuracy_final}
-    for step, accuracy in enumerate(results.accuracy_uncalibrated, 1):
-        metrics[f"snn/accuracy_uncalibrated_T{step}"] = accuracy
-    for step, accuracy in enumerate(results.accuracy_calibrated or [], 1):
-        metrics[f"snn/accuracy_T{step}"] = accuracy
+    for name, accuracies in results.curves.items():
+        metrics |= {f"{_key(name)}_T{step}": accuracy for step, accuracy in enumerate(accuracies, 1)}
     for key, value in (results.calibration or {}).items():
         if isinstance(value, int | float):
             metrics[f"calibration/{key}"] = value
     return metrics
+
+
+def _key(curve: str) -> str:
+    """Key of a curve: that of the calibrated network goes by the plain name."""
+    return "snn/accuracy" if curve == "calibrated" else f"snn/accuracy_{curve}"
+
+
+@rank_zero_only
+def logger_links(loggers: Iterable[Logger], folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Where the logs of a run are, for `RunResults.links`: by class of the logger; process 0 only, None in others.
+
+    Args:
+        loggers: `trainer.loggers`.
+        folder: The run's output folder, from which paths are seen.
+
+    Returns:
+        A URL where the logger has one, else a path.
+    """
+    links: dict[str, str] = {}
+    for logger in loggers:
+        url, place = None, logger.log_dir or logger.save_dir
+        if isinstance(logger, WandbLogger):
+            url, place = logger.experiment.url, logger.experiment.dir  # no URL offline
+        if url or place:
+            name = type(logger).__name__
+            name += f" {1 + sum(other.startswith(name) for other in links)}" if name in links else ""
+            links[name] = url or Path(os.path.relpath(str(place), folder)).as_posix()
+    return links
 
 
 def wandb_log(run: "Run", results: RunResults) -> None:
@@ -101,6 +126,9 @@ def log_results(loggers: Iterable[Logger], results: RunResults, folder: str | os
         folder: the run's output folder, with its files already written.
     """
     for logger in loggers:
+        if isinstance(logger, CSVLogger | WandbLogger):
+            # The way back from the log to the run. TensorBoard would take it for a second set of hyper-parameters.
+            logger.log_hyperparams({FOLDER_KEY: os.fspath(folder)})
         if isinstance(logger, WandbLogger):
             wandb_log(logger.experiment, results)
             if (Path(folder) / NETWORK_FILE).is_file():

@@ -1,0 +1,190 @@
+"""The panels of report.html: each is a function that takes the results and says what to show, without any HTML.
+
+`PANELS.append(my_panel)` adds one; a function that returns None shows nothing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_figure
+from ftbc_pl.reports.results import RunResults, to_plain
+from ftbc_pl.reports.sites import bias_by_site, rate_by_site, site_cells
+from ftbc_pl.reports.wording import image_count, percent, summary_line
+
+ROWS_SIDE_BY_SIDE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure, and what it shows in words, for readers who don't see it."""
+
+    figure: Figure
+    alt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of texts under titles of columns; the first column names its row."""
+
+    label: str
+    columns: Sequence[str]
+    rows: Iterable[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A text with its own line breaks."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One section of the page: title, a sentence, then drawings, tables and listings in this order."""
+
+    title: str
+    note: str = ""
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    listings: Sequence[Listing] = ()
+
+
+def key_figures(results: RunResults) -> list[tuple[str, str]]:
+    """The few numbers at the head of the page, each with what it is."""
+    steps, curves = results.num_steps, results.curves
+    shown = [(percent(results.ann_accuracy, results), "ANN")]
+    shown += [
+        (percent(curves[key][-1], results), f"SNN at T = {steps}, {key}") for key in reversed(curves)
+    ]  # the calibrated network first: it is what the run was for
+    if "calibrated" in curves:
+        gains = _gains(results)
+        step = max(range(steps), key=gains.__getitem__)
+        shown.append((f"{100 * gains[step]:+.1f} points", f"largest gain by calibration, at t\u00a0=\u00a0{step + 1}"))
+    return shown
+
+
+def accuracy_panel(results: RunResults) -> Panel:
+    """Accuracy at every timestep, as a figure and in numbers."""
+    columns = {"t": [str(step) for step in range(1, results.num_steps + 1)]}
+    for key, accuracies in results.curves.items():
+        columns[key] = [percent(accuracy, results) for accuracy in accuracies]
+    if "calibrated" in results.curves:
+        columns["gain"] = [f"{100 * gain:+.1f}" for gain in _gains(results)]
+    columns["ANN"] = [percent(results.ann_accuracy, results)] * results.num_steps
+    rows = list(zip(*columns.values(), strict=True))
+    gain = "; gain in points" if "gain" in columns else ""
+    blocks = [rows[first : first + ROWS_SIDE_BY_SIDE] for first in range(0, len(rows), ROWS_SIDE_BY_SIDE)]
+    return Panel(
+        title="Accuracy at every timestep",
+        note=(
+            f"Accuracy of the prediction at timestep t, on {image_count(results)}, "
+            f"± its standard error √(p(1−p)/n){gain}. All networks saw the same images, so that "
+            "differences between them are surer than this."
+        ),
+        drawings=[
+            Drawing(
+                figure=accuracy_figure(results),
+                alt=f"Accuracy against timestep, of ANN and SNN. {summary_line(results)}",
+            )
+        ],
+        tables=[
+            Table(label=f"Accuracy at t = {block[0][0]} to {block[-1][0]}", columns=list(columns), rows=block)
+            for block in blocks
+        ],
+    )
+
+
+def bias_panel(results: RunResults) -> Panel:
+    """Size of the temporal bias, by site and step."""
+    title, sites = "Size of the temporal bias by layer and step", bias_by_site(results)
+    if not sites:
+        return Panel(title=title, note="Calibration is switched off: the network has no temporal bias.")
+    largest, step, name = max((size, step, name) for name, sizes in sites for step, size in enumerate(sizes, 1))
+    alt = (
+        f"Heat map of the temporal bias of {len(sites)} sites over {results.num_steps} steps. "
+        f"The largest is {largest:.3g} thresholds, at {name}, step {step}."
+    )
+    note = "Root mean square over channels, in units of the threshold. Layers run from the input (top) to the output."
+    return Panel(title=title, note=note, drawings=[Drawing(figure=bias_figure(results), alt=alt)])
+
+
+def firing_rate_panel(results: RunResults) -> Panel | None:
+    """Firing rate of each site that has one."""
+    rates = [rate for _, rate in rate_by_site(results)]
+    if not rates:
+        return None
+    alt = f"Bar chart of the firing rates of {len(rates)} sites, from {min(rates):.3f} to {max(rates):.3f}."
+    note = "Mean number of spikes per neuron and step, layers from the input (top) to the output."
+    drawing = Drawing(figure=firing_rate_figure(results), alt=alt)
+    return Panel(title="Firing rate by layer", note=note, drawings=[drawing])
+
+
+def calibration_panel(results: RunResults) -> Panel | None:
+    """Everything that the calibration says about itself."""
+    if results.calibration is None:
+        return None
+    names = {"images": "calibration images", "readout_weights": "weight of each step in the prediction at T"}
+    rows = [(names.get(key, key.replace("_", " ")), _fact(key, value)) for key, value in results.calibration.items()]
+    table = Table(label="Calibration", columns=["fact", "value"], rows=rows)
+    return Panel(title="Calibration", note="What it was and what it cost.", tables=[table])
+
+
+def sites_panel(results: RunResults) -> Panel | None:
+    """What became of each site."""
+    cells = [site_cells(site) for site in results.sites]
+    if not cells:
+        return None
+    note = (
+        "Shape of one step's input without the batch; threshold as minimum / mean / maximum over channels, and where "
+        "it comes from; numbers of normalisation layers folded into the layers before the site; bias as the root mean "
+        f"square over channels, in thresholds, at the first step and at T = {results.num_steps}."
+    )
+    table = Table(label="Sites of the network", columns=list(cells[0]), rows=[list(row.values()) for row in cells])
+    summary = str(results.conversion.get("summary", ""))
+    return Panel(title=f"Sites ({len(cells)})", note=f"{summary} {note}".strip(), tables=[table])
+
+
+def settings_panel(results: RunResults) -> Panel | None:
+    """The configuration, and the versions of the packages."""
+    listings = []
+    if results.settings:
+        settings = yaml.safe_dump(to_plain(results.settings), sort_keys=False, allow_unicode=True)
+        listings.append(Listing(label="Settings, as YAML", text=settings))
+    if results.versions:
+        versions = "\n".join(f"{name} {version}" for name, version in results.versions.items())
+        listings.append(Listing(label="Versions", text=versions))
+    return Panel(title="Settings", listings=listings) if listings else None
+
+
+# In the order of the page.
+PANELS: list[Callable[[RunResults], Panel | None]] = [
+    accuracy_panel,
+    bias_panel,
+    firing_rate_panel,
+    calibration_panel,
+    sites_panel,
+    settings_panel,
+]
+
+
+def _gains(results: RunResults) -> list[float]:
+    """What the calibration adds to the accuracy at each step."""
+    before, after = results.curves["uncalibrated"], results.curves["calibrated"]
+    return [b - a for a, b in zip(before, after, strict=True)]
+
+
+def _fact(key: str, value: Any) -> str:
+    if key == "seconds" and isinstance(value, int | float):
+        return f"{value:.2f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{item:.3f}" if isinstance(item, float) else str(to_plain(item)) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(to_plain(value))

@@ -1,0 +1,121 @@
+"""What was measured, in words: the same in the terminal, in the titles of figures and in the report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftbc_pl.reports.results import RunResults
+
+
+def table_steps(num_steps: int) -> list[int]:
+    """Powers of two up to T, and T itself: 1, 2, 4, 8, 10 for T = 10."""
+    powers = [1 << i for i in range(num_steps.bit_length())]
+    return powers if powers[-1] == num_steps else [*powers, num_steps]
+
+
+def percent(accuracy: float, results: RunResults) -> str:
+    """An accuracy of 0..1 with its standard error: `90.3 ± 0.9 %`."""
+    return f"{100 * accuracy:.1f} ± {100 * results.standard_error(accuracy):.1f} %"
+
+
+def image_count(results: RunResults) -> str:
+    """What the accuracies were measured on: `10,000 test images`."""
+    return f"{results.images:,} {results.split} image{'' if results.images == 1 else 's'}"
+
+
+def summary_line(results: RunResults) -> str:
+    """One sentence: accuracy of ANN and SNN at T, where measured, and what the calibration cost."""
+    head = (
+        f"Accuracy on {image_count(results)}: ANN {percent(results.ann_accuracy, results)}, "
+        f"SNN {percent(results.accuracy_final, results)} at T = {results.num_steps}"
+    )
+    if results.calibration is None:
+        return f"{head}, not calibrated."
+    cost = results.calibration
+    passes = f"{cost['forward_passes']} forward pass{'' if cost['forward_passes'] == 1 else 'es'}"
+    return f"{head}, calibrated ({cost['solver']}) with {cost['images']:,} images, {passes}, {cost['seconds']:.1f} s."
+
+
+def facts(results: RunResults) -> dict[str, str]:
+    """What the accuracies are those of, in the order in which a reader asks; what is not known is left out."""
+    found = {
+        "network": _class_name(_setting(results, "model.network")),
+        "activation": _activation(results),
+        "data": _data(results),
+        "images": image_count(results),
+        "solver": "not calibrated" if results.calibration is None else str(results.calibration["solver"]),
+        "readout": _readout(results),
+        "checkpoint": _text(_setting(results, "ckpt_path")),
+        "saved network": _text(_setting(results, "snn_path")),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def title(results: RunResults) -> str:
+    """Two lines that say what a figure shows: network, activation, data and images; solver, readout and checkpoint."""
+    known = facts(results)
+    activation = f" ({known['activation']})" if "activation" in known else ""
+    data = f" on {known['data']}" if "data" in known else ""
+    first = f"{known.get('network', 'network')}{activation}{data}: {known['images']}"
+    second = [known["solver"] if results.calibration is None else f"solver {known['solver']}"]
+    second += [f"readout {known['readout']}"] if "readout" in known else []
+    second += [f"{name} {Path(known[name]).name}" for name in ("checkpoint", "saved network") if name in known]
+    return f"{first}\n{', '.join(second)}"
+
+
+def curve_label(results: RunResults, key: str) -> str:
+    """Name of one of the results' curves, with the solver and the readout behind it."""
+    if key != "calibrated":
+        return f"SNN, {key} (readout mean)"
+    known = facts(results)
+    readout = f", readout {known['readout']}" if "readout" in known else ""
+    return f"SNN, {key} ({known['solver']}{readout})"
+
+
+def _setting(results: RunResults, path: str) -> Any:
+    """The setting at a path such as `model.network`, None where there is none: settings come from any version."""
+    value: Any = results.settings
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _class_name(value: Any) -> str:
+    """A name as it is, and the class alone of a `class_path`."""
+    if isinstance(value, Mapping):
+        return _text(value.get("class_path")).rpartition(".")[2]
+    return _text(value)
+
+
+def _activation(results: RunResults) -> str:
+    """The activations that spike, as the conversion found them, else as the settings have it."""
+    operations = results.conversion.get("operations", {})
+    spiking = operations.get("spiking") if isinstance(operations, Mapping) else None
+    asked, levels = _setting(results, "model.activation"), _setting(results, "model.levels")
+    name = ", ".join(map(str, spiking)) if spiking else _text(asked)
+    return f"{name}, L = {levels}" if name == asked == "qcfs" and levels else name
+
+
+def _data(results: RunResults) -> str:
+    """The data module, and which data set it reads."""
+    module = _class_name(_setting(results, "data"))
+    root = _text(_setting(results, "data.init_args.root"))
+    name = _text(_setting(results, "data.init_args.name"))
+    which = Path(root).name if name in ("", "folder") else name
+    return f"{module} ({which})" if module and which else module or which
+
+
+def _readout(results: RunResults) -> str:
+    if results.calibration is None:
+        return "mean"  # only a calibration changes it
+    if "readout" in results.calibration:
+        return _text(results.calibration["readout"])
+    weights = results.calibration.get("readout_weights")
+    if weights and _setting(results, "snn_path") is not None:
+        # The settings are those of this evaluation, not those of the calibration that the network was saved after.
+        return "mean" if len(set(weights)) == 1 else "weighted"
+    return _text(_setting(results, "ftbc.readout"))
