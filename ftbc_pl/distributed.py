@@ -1,8 +1,11 @@
 """Place of this process in a distributed run, and sums over its processes; identities in a single process."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from tqdm import tqdm
 
 from ftbc_pl.functional.merge import ALONE, Merge
 
@@ -46,3 +49,16 @@ def process_place() -> tuple[int, int]:
 def is_main_process() -> bool:
     """Whether this is the process that writes files and shows progress."""
     return process_place()[0] == 0
+
+
+def progress_bar(items: Any = None, title: str = "", shown: bool = True, **settings: Any) -> Any:
+    """A progress bar of the main process, where its output is a terminal.
+
+    Args:
+        items: What to go through; left out: the caller updates the bar.
+        title: What is going on.
+        shown: Whether to show one at all.
+        **settings: Other arguments of ``tqdm``.
+    """
+    hidden = not shown or not is_main_process()
+    return tqdm(items, desc=title, disable=hidden or None, **settings)  # None: not where there is no terminal

@@ -15,11 +15,10 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
-from tqdm import tqdm
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_
 from ftbc_pl.conversion import SpikingNetwork, convert
-from ftbc_pl.distributed import is_main_process
+from ftbc_pl.distributed import progress_bar
 from ftbc_pl.evaluation import Accuracies, Comparison
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
@@ -104,7 +103,7 @@ class Run:
         conversion = options.part(ConversionOptions).to_dict()
         ann = ann.float().to(run_device(trainer))
         snn = convert(ann, batches=loader, num_batches=options.num_batches, **conversion)
-        rank_zero_info(f"\n{snn.report}\n")
+        rank_zero_info(f"Converted {snn.report.summary()}")
         self.place(trainer, snn)
         calibration = options.part(CalibrationOptions).to_dict()
         self.report = calibrate_(snn, loader, **calibration, progress=_shows_progress(trainer))
@@ -126,8 +125,7 @@ class Run:
     def measure(self, trainer: Trainer, snn: SpikingNetwork, loader: Iterable[Any]) -> Accuracies:
         """Measure the accuracy at every timestep in plain code, for hooks in which Lightning can run no loop."""
         comparison = Comparison(snn.num_steps).to(snn.device)
-        hidden = not _shows_progress(trainer) or not is_main_process()
-        for batch in tqdm(loader, desc="Evaluating", disable=hidden):
+        for batch in progress_bar(loader, "Evaluating", _shows_progress(trainer)):
             images, labels = trainer.strategy.batch_to_device(batch, snn.device, 0)
             comparison.update(snn, images, labels)
         return comparison.compute()

@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from ftbc_pl.tables import text_table
+
 SPIKING, RATE_EXACT = "spiking", "rate-exact"
 
 
@@ -133,16 +135,14 @@ class ConversionReport:
 
     def __str__(self) -> str:
         """A table of the sites, and one line of totals."""
-        rows = [("site", "kind", "operation", "input", "threshold", "origin", "folded")]
+        titles = ("site", "kind", "operation", "input", "threshold", "origin", "folded")
+        rows = []
         for site in self.sites:
             bound = "" if site.upper is None else f" ≤ {site.upper:g}"
             shape = "×".join(map(str, site.shape))
             folded = f"{site.folded:,}" if site.folded else ""
             rows.append((site.name, site.kind, site.operation, shape, site.threshold_from + bound, site.origin, folded))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, self.summary()])
+        return text_table(titles, rows, left=titles, last=self.summary())
 
     def summary(self) -> str:
         """One line of totals."""

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ftbc_pl.calibration.report import CalibrationReport
 from ftbc_pl.calibration.solvers import SOLVERS, Solver
 from ftbc_pl.calibration.step import CalibrationStep, SiteState
 from ftbc_pl.conversion.convert import to_images
-from ftbc_pl.distributed import in_any_process, is_main_process, maximum_over_processes, sum_over_processes
+from ftbc_pl.distributed import in_any_process, maximum_over_processes, progress_bar, sum_over_processes
 from ftbc_pl.functional.readout import error_products, least_squares_readout, mean_readout
 from ftbc_pl.options import CalibrationOptions
 from ftbc_pl.simulation import SpikingNetwork
@@ -77,8 +76,7 @@ class _Calibration:
         self.images = self.forward_passes = 0
         # One unit is one timestep of one site, so that a single batch moves the bar as well.
         steps = options.passes * options.num_batches * len(self.states) * snn.num_steps
-        hidden = not progress or not is_main_process()
-        self.bar = tqdm(total=steps, desc="Calibrating", unit="step", disable=hidden)
+        self.bar = progress_bar(title="Calibrating", shown=progress, total=steps, unit="step")
 
     def go_over(self, loader: Iterable[Any]) -> None:
         """Correct the biases, batch by batch."""

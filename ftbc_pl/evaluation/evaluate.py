@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ftbc_pl.distributed import is_main_process
+from ftbc_pl.distributed import progress_bar
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -29,7 +28,7 @@ def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
     """
     metric = TimestepAccuracy(snn.num_steps).to(snn.device)
     batches = 0
-    for images, labels in tqdm(loader, desc="Evaluating", disable=not progress or not is_main_process()):
+    for images, labels in progress_bar(loader, "Evaluating", progress):
         outputs = snn(images.to(snn.device))
         if not isinstance(outputs, Tensor):
             raise ValueError(

@@ -1,25 +1,14 @@
 """The tables that a run prints: accuracies when it ends, and its sites."""
 
-import codecs
-import io
-import sys
-from collections.abc import Iterable, Sequence
-
-from rich.box import Box
-from rich.console import Console, JustifyMethod
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Sequence
 
 from ftbc_pl.reports.results import RunResults
 from ftbc_pl.reports.sites import site_cells
 from ftbc_pl.reports.wording import percent, summary_line, table_steps
+from ftbc_pl.tables import text_table
 
 __all__ = ["accuracy_table", "site_table", "summary_line", "table_steps"]
 
-# A line of dashes below the titles, blanks between columns: nothing that an encoding could lack.
-_BOX = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
-_ASCII = str.maketrans({"±": "+/-", "×": "x", "≤": "<=", "–": "-", "…": "..."})
-_WIDTH = 100_000  # wider than any table, so that nothing is cut
 # Columns of the table of sites that a terminal has room for.
 _SITE_COLUMNS = ("site", "kind", "operation", "shape", "threshold", "from", "folded", "firing rate")
 _TEXT_COLUMNS = ("site", "kind", "operation", "shape", "from")
@@ -44,7 +33,7 @@ def accuracy_table(results: RunResults, steps: Sequence[int] | None = None, enco
     for key, accuracies in results.curves.items():
         columns[key] = [percent(accuracies[step - 1], results) for step in steps]
     columns["ANN"] = [percent(results.ann_accuracy, results)] * len(steps)
-    return _render(columns, zip(*columns.values(), strict=True), summary_line(results), encoding)
+    return text_table(columns, zip(*columns.values(), strict=True), last=summary_line(results), encoding=encoding)
 
 
 def site_table(results: RunResults, encoding: str | None = None) -> str:
@@ -55,33 +44,5 @@ def site_table(results: RunResults, encoding: str | None = None) -> str:
         encoding: Encoding that the text must fit into; that of the process's output unless given.
     """
     rows = [[cells[column] for column in _SITE_COLUMNS] for cells in map(site_cells, results.sites)]
-    return _render(_SITE_COLUMNS, rows, str(results.conversion.get("summary", "")), encoding)
-
-
-def _render(titles: Iterable[str], rows: Iterable[Sequence[str]], last: str, encoding: str | None) -> str:
-    """A table as text, of the width that it needs, whatever the terminal's: logs and tests read it too."""
-    plain = not _is_unicode(encoding)
-    table = Table(box=_BOX, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    for name in titles:
-        justify: JustifyMethod = "left" if name in _TEXT_COLUMNS else "right"
-        table.add_column(_cell(name, plain), justify=justify, no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(text, plain) for text in row))
-    text = io.StringIO()
-    Console(file=text, width=_WIDTH, color_system=None, force_jupyter=False).print(table)
-    lines = [line.rstrip() for line in text.getvalue().splitlines()]
-    return "\n".join([*lines, "", _cell(last, plain).plain]).rstrip()
-
-
-def _cell(text: str, plain: bool) -> Text:
-    """A `Text`, so that a name in brackets is not read as markup; in ASCII characters only if it is to be `plain`."""
-    text = text.replace("\u00a0", " ")  # nothing breaks lines here, and who searches a log types a blank
-    return Text(text.translate(_ASCII).encode("ascii", "backslashreplace").decode() if plain else text)
-
-
-def _is_unicode(encoding: str | None) -> bool:
-    """Whether an encoding, that of the process's output unless given, has every character."""
-    # Logging writes to stderr, `print` to stdout; either is None where a process has no console.
-    streams = (sys.stdout, sys.stderr) if encoding is None else ()
-    names = [encoding] if encoding else [getattr(stream, "encoding", None) or "utf-8" for stream in streams]
-    return all(codecs.lookup(name).name.startswith("utf-") for name in names)
+    last = str(results.conversion.get("summary", ""))
+    return text_table(_SITE_COLUMNS, rows, left=_TEXT_COLUMNS, last=last, encoding=encoding)
