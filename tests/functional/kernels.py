@@ -12,11 +12,11 @@ pytest.importorskip("triton", reason="Triton is not made for this platform")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 assert DEVICE.type == "cuda" or os.environ["TRITON_INTERPRET"] == "1"
 
-few = settings(deadline=None, max_examples=12)  # the interpreter takes milliseconds for each program
+few = settings(deadline=None, max_examples=6)  # the interpreter takes milliseconds for each call in a program
 
 # Shapes (B, C, ...) with the dimension of C: images, tokens, features, one channel, one image.
 SHAPES = st.sampled_from(
-    [((3, 5, 4, 3), 1), ((2, 40, 30), 1), ((2, 6, 7), 2), ((7, 3), 1), ((2, 1, 4, 4), 1), ((1, 6, 5, 5), 1)]
+    [((3, 4, 4, 3), 1), ((2, 6, 90), 1), ((2, 6, 7), 2), ((7, 3), 1), ((2, 1, 4, 4), 1), ((1, 6, 5, 5), 1)]
 )
 SEEDS = st.integers(0, 10_000)
 

@@ -23,7 +23,7 @@ def gradients(function, x, threshold, levels, grad):
     shape=st.sampled_from([(3, 5, 4, 2), (17,), (2, 3), ()]),
     last=st.booleans(),
     levels=st.integers(1, 16),
-    threshold=st.floats(0.1, 9.0, width=32),
+    threshold=st.floats(0.125, 9.0, width=32),
     seed=SEEDS,
 )
 def test_values_and_gradients_to_the_bit(shape, last, levels, threshold, seed):
@@ -52,7 +52,8 @@ def test_hand_written(x, value, to_x, to_threshold):
 @few
 @given(dtype=st.sampled_from([torch.bfloat16, torch.float16]), levels=st.integers(1, 16), seed=SEEDS)
 def test_16_bits_are_worked_out_in_32(dtype, levels, seed):
-    generator, threshold = generator_of(seed), torch.tensor(1.3, device=DEVICE)
+    # All values can be written in 16 bits: the interpreter cuts off what cannot, a GPU rounds.
+    generator, threshold = generator_of(seed), torch.tensor(0.25 * levels, device=DEVICE)
     x, grad = (torch.randn(40, generator=generator).to(DEVICE, dtype) for _ in range(2))
     found = gradients(kernels.QCFS, x, threshold, levels, grad)
     expected = gradients(kernels.QCFS, x.float(), threshold, levels, grad.float())
