@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ftbc_pl.functional import kernels
 from ftbc_pl.functional.fused import fused_integrate_and_fire_
 from ftbc_pl.functional.neuron import fire_, integrate_and_fire_, per_channel
 from ftbc_pl.functional.qcfs import qcfs
@@ -75,7 +76,7 @@ class SpikingNeuron(nn.Module):
 
     Attributes:
         use_bias: Whether the temporal bias is added.
-        fused: Whether :meth:`forward` runs compiled code; the result is the same.
+        fused: Whether :meth:`forward` runs compiled code where there is no kernel of its own; the result is the same.
     """
 
     threshold: Tensor
@@ -112,7 +113,9 @@ class SpikingNeuron(nn.Module):
         """Membrane before the next step, (B, C, ...); ``current`` is the current of one step."""
         if self.membrane is None or self.membrane.shape != current.shape:
             theta = self.theta(current.ndim, current.dtype)
-            self.membrane = torch.empty_like(current).copy_(theta * self.v0)
+            # At least 32 bits: what is rounded at the end of a chunk of time would depend on where it ends.
+            dtype = torch.promote_types(current.dtype, torch.float32)
+            self.membrane = torch.empty_like(current, dtype=dtype).copy_(theta * self.v0)
         return self.membrane
 
     def forward(self, current: Tensor, out: Tensor) -> Tensor:
@@ -126,8 +129,13 @@ class SpikingNeuron(nn.Module):
             ``out``.
         """
         membrane = self.membrane_like(current[0])
-        steps = self.temporal_bias[self.step : self.step + len(current)].to(current.dtype)
+        steps = self.temporal_bias[self.step : self.step + len(current)].to(membrane.dtype)
         self.step += len(current)
+        if kernels.available(current.device):
+            from ftbc_pl.functional.kernels.neuron import integrate_and_fire_ as one_kernel  # imports Triton
+
+            one_kernel(current, membrane, self.threshold, steps if self.use_bias else None, out, self.channel_dim)
+            return out
         if self.fused:
             steps = steps if self.use_bias else torch.zeros_like(steps)
             theta = self.threshold.to(current.dtype)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from ftbc_pl.functional import kernels
+
 
 class _QCFS(torch.autograd.Function):
     """h(x) = (θ/L)·clip(⌊x·L/θ + ½⌋, 0, L), the floor passed straight through in the backward."""
@@ -62,4 +64,10 @@ def qcfs(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
     """
     if has_torch_function((x, threshold)):
         return handle_torch_function(qcfs, (x, threshold), x, threshold, levels)
+    # Compiled code becomes few kernels by itself.
+    if not torch.compiler.is_compiling() and kernels.available(x.device):
+        from ftbc_pl.functional.kernels.qcfs import QCFS, supports  # imports Triton
+
+        if supports(x):
+            return QCFS.apply(x, threshold, levels)  # type: ignore[no-untyped-call,no-any-return]
     return _QCFS.apply(x, threshold.to(x.dtype), levels)  # type: ignore[no-untyped-call,no-any-return]
