@@ -1,13 +1,20 @@
 """The neuron's kernel against the eager code, to the bit."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ftbc_pl.functional.kernels
+from ftbc_pl import convert
 from ftbc_pl.functional import neuron
+from ftbc_pl.functional.kernels import available
 from ftbc_pl.functional.kernels import neuron as kernels
 from tests.functional.kernels import DEVICE, SEEDS, SHAPES, few, generator_of, in_layout
+from tests.networks import images, small_cnn
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
 
@@ -119,7 +126,35 @@ def test_one_step_in_another_order_of_memory_is_refused():
 
 
 def test_only_a_gpu_has_kernels():
-    from ftbc_pl.functional.kernels import available
-
     assert not available(torch.device("cpu"))
     assert available(DEVICE) == (DEVICE.type == "cuda")
+
+
+def test_a_gpu_on_which_kernels_do_not_run_has_none():
+    with pytest.warns(UserWarning, match="don't run on cuda:63"):
+        assert not available.__wrapped__(torch.device("cuda", 63))
+
+
+def test_networks_run_in_kernels_where_there_are_some(monkeypatch):
+    snn = convert(small_cnn(), 3, batches=[images()]).to(DEVICE)
+    for _, site in snn.neurons():
+        torch.nn.init.normal_(site.temporal_bias, std=0.3)
+    batch, found = images().to(DEVICE), []
+    for kernels_exist in (False, True):
+        monkeypatch.setattr("ftbc_pl.functional.kernels.available", lambda device, exist=kernels_exist: exist)
+        with snn.uncalibrated():
+            uncalibrated = snn(batch)
+        found.append((uncalibrated, snn(batch)))
+        monkeypatch.delattr("ftbc_pl.layers.integrate_and_fire_", raising=False)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_triton_is_not_imported_before_a_kernel_runs():
+    package = Path(ftbc_pl.functional.kernels.__file__).parent
+    for path in package.parents[1].rglob("*.py"):
+        if path.parent == package and path.name != "__init__.py":
+            continue
+        for node in ast.parse(path.read_text()).body:  # what is inside a function is imported later
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "triton" not in ast.unparse(node), path
+                assert "functional.kernels." not in ast.unparse(node), path

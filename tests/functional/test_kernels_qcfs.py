@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftbc_pl.functional.kernels import qcfs as kernels
-from ftbc_pl.functional.qcfs import _QCFS
+from ftbc_pl.functional.qcfs import _QCFS, qcfs
 from tests.functional.kernels import DEVICE, SEEDS, count_launches, few, generator_of
 from tests.functional.test_qcfs import HAND_WRITTEN
 
@@ -99,3 +99,11 @@ def test_partial_sums_of_programs_make_no_difference_but_rounding(monkeypatch):
     assert torch.equal(parts[0], whole[0])
     assert torch.equal(parts[1], whole[1])
     torch.testing.assert_close(parts[2], whole[2])
+
+
+def test_activations_run_in_kernels_where_there_are_some(monkeypatch):
+    monkeypatch.setattr("ftbc_pl.functional.kernels.available", lambda device: True)
+    threshold = torch.tensor(1.0, device=DEVICE)
+    for dtype, name in ((torch.float32, "QCFSBackward"), (torch.float64, "_QCFSBackward")):
+        x = torch.randn(5, device=DEVICE, dtype=dtype, requires_grad=True)
+        assert qcfs(x, threshold, 4).grad_fn.name() == name

@@ -138,4 +138,6 @@ def test_other_dtypes_and_too_many_ranks_are_refused():
         selection.largest(values, ranks, 1)
     with pytest.raises(ValueError, match="3 ranks"):
         selection.largest(values.float(), ranks[:2], 1)
-    assert launch.alone(values) is values
+    assert not launch.supports(1, values)
+    assert launch.supports(1, values.float(), values.bfloat16())
+    assert not launch.supports(1, values.float(), values.T.contiguous().T[:, :1].expand(4, 3))

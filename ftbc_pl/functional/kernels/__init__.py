@@ -17,8 +17,8 @@ def available(device: torch.device) -> bool:
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     neuron = importlib.import_module("ftbc_pl.functional.kernels.neuron")
-    current, membrane = torch.zeros(1, 2, 2, device=device), torch.zeros(2, 2, device=device)
     try:
+        current, membrane = torch.zeros(1, 2, 2, device=device), torch.zeros(2, 2, device=device)
         neuron.integrate_and_fire_(current, membrane, torch.ones(2, device=device), None, current, 1)
     except Exception as error:  # whatever a compiler, a driver or a header that is missing raises
         warnings.warn(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST = 2**30  # elements of a membrane that the kernels of a solver take: they count in 32 bits
 Merge = Callable[[Tensor], Tensor]  # merges a tensor of all processes in place, such as a sum over them
 
 
@@ -41,6 +42,12 @@ def inner_size(channel_dim: int, *tensors: Tensor) -> int | None:
     if all(values.movedim(channel_dim, -1).is_contiguous() for values in tensors):
         return 1
     return None
+
+
+def supports(channel_dim: int, membrane: Tensor, *others: Tensor) -> bool:
+    """Whether kernels take one step of a site under a solver: its membrane (B, C, ...), and others of that shape."""
+    fits = membrane.dtype == torch.float32 and membrane.numel() < MOST
+    return fits and inner_size(channel_dim, membrane, *others) is not None
 
 
 def check_layout(channel_dim: int, *tensors: Tensor) -> int:

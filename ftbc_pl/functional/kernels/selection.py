@@ -13,11 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ftbc_pl.functional.kernels.launch import Merge, alone, blocks, check_layout, launch
+from ftbc_pl.functional.kernels.launch import MOST, Merge, alone, blocks, check_layout, launch
 from ftbc_pl.functional.kernels.neuron import channels_of
 
 _BLOCK = 1024
-_CHUNK = 16  # blocks of one channel that a program counts before it adds to the histogram in memory
+_CHUNK = 4  # blocks of one channel that a program counts before it adds to the histogram in memory
 _LEADING = tl.constexpr(2048)  # bins of the leading 11 bits, and of the 11 bits after them
 _LAST = tl.constexpr(1024)
 _BINS = 2 * _LEADING.value + _LAST.value
@@ -105,22 +105,14 @@ def rank(
     leading, middle, last = counts.split([groups * _LEADING.value, groups * _LEADING.value, groups * _LAST.value])
     state = counts.new_empty(5, groups)
     shape = (size, channels, inner)
-    if layer or (inner > 1 or channels == 1):
+    if layer or inner > 1 or channels == 1:
         rows = size if layer else size // channels
-        chunk = min(_CHUNK, blocks(rows, _BLOCK))
-        launch(
-            _count_rows,
-            (blocks(rows, _BLOCK * chunk), groups),
-            membrane,
-            current,
-            threshold,
-            leading,
-            *shape,
-            rows,
-            chunk,
-            LAYER=layer,
-            BLOCK=_BLOCK,
-        )
+        # In larger blocks where they can be filled: a histogram of each costs 2048 bins.
+        block = 4 * _BLOCK if rows >= 4 * _BLOCK else _BLOCK
+        chunk = min(_CHUNK, blocks(rows, block))
+        tiles, warps = (blocks(rows, block * chunk), groups), 8 if block > _BLOCK else 4
+        args = (membrane, current, threshold, leading, channels, inner, rows, chunk)
+        launch(_count_rows, tiles, *args, LAYER=layer, BLOCK=block, num_warps=warps)
     else:
         launch(_count_channels, (blocks(size, _BLOCK),), membrane, current, threshold, leading, *shape, BLOCK=_BLOCK)
     launch(_find, (groups,), add(leading), ranks, state, groups, FIRST=True)
@@ -138,7 +130,7 @@ def rank(
 def _check(membrane: Tensor, channels: int, groups: int) -> None:
     if membrane.dtype != torch.float32:
         raise ValueError(f"Expected a float32 membrane, got {membrane.dtype}; use the eager code for other dtypes.")
-    if membrane.numel() >= 2**30:
+    if membrane.numel() >= MOST:
         raise ValueError(
             f"Expected fewer than 2³⁰ membranes, got {membrane.numel()}; use smaller batches, or the eager code."
         )
@@ -176,7 +168,6 @@ def _count_rows(
     current,
     threshold,
     counts,
-    size,
     channels,
     inner,
     rows,
