@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ftbc_pl import SpikingNetwork
 from ftbc_pl.calibration.solvers.heuristic import fired_counts, heuristic_bias
+from ftbc_pl.functional.neuron import fire_, per_channel
 from ftbc_pl.functional.targets import Target
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation.visitors import Simulation
@@ -27,8 +28,9 @@ class _OneLayer(Simulation):
             bias = site.temporal_bias[step]
             counts = fired_counts(membrane, bias, site.threshold, site.channel_dim)
             site.temporal_bias[step] = heuristic_bias(counts, bias, target, site.threshold, alpha=0.4)
-            site.add_bias_(step)
-            site.fire_(spikes)
+            theta, b = (per_channel(v, x.ndim, site.channel_dim) for v in (site.threshold, site.temporal_bias[step]))
+            fire_(membrane.add_(b), theta, spikes)
+            site.step += 1
         return None
 
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ftbc_pl.functional import kernels
 from ftbc_pl.functional.fused import fused_integrate_and_fire_
-from ftbc_pl.functional.neuron import fire_, integrate_and_fire_, per_channel
+from ftbc_pl.functional.neuron import integrate_and_fire_, per_channel
 from ftbc_pl.functional.qcfs import qcfs
 from ftbc_pl.functional.relu import clipped_relu
 from ftbc_pl.functional.temporal_difference import temporal_difference
@@ -114,7 +115,7 @@ class SpikingNeuron(nn.Module):
 
     Attributes:
         use_bias: Whether the temporal bias is added.
-        fused: Whether :meth:`forward` runs compiled code; the result is the same.
+        fused: Whether :meth:`forward` runs compiled code where there is no kernel of its own; the result is the same.
     """
 
     threshold: Tensor
@@ -151,7 +152,9 @@ class SpikingNeuron(nn.Module):
         """Membrane before the next step, (B, C, ...); ``current`` is the current of one step."""
         if self.membrane is None or self.membrane.shape != current.shape:
             theta = self.theta(current.ndim, current.dtype)
-            self.membrane = torch.empty_like(current).copy_(theta * self.v0)
+            # At least 32 bits: what is rounded at the end of a chunk of time would depend on where it ends.
+            dtype = torch.promote_types(current.dtype, torch.float32)
+            self.membrane = torch.empty_like(current, dtype=dtype).copy_(theta * self.v0)
         return self.membrane
 
     def forward(self, current: Tensor, out: Tensor) -> Tensor:
@@ -165,26 +168,19 @@ class SpikingNeuron(nn.Module):
             ``out``.
         """
         membrane = self.membrane_like(current[0])
-        steps = self.temporal_bias[self.step : self.step + len(current)].to(current.dtype)
+        steps = self.temporal_bias[self.step : self.step + len(current)].to(membrane.dtype)
         self.step += len(current)
+        if kernels.available(current.device):
+            from ftbc_pl.functional.kernels.neuron import integrate_and_fire_ as one_kernel  # imports Triton
+
+            one_kernel(current, membrane, self.threshold, steps if self.use_bias else None, out, self.channel_dim)
+            return out
         if self.fused:
             steps = steps if self.use_bias else torch.zeros_like(steps)
             theta = self.threshold.to(current.dtype)
             return fused_integrate_and_fire_(current, membrane, theta, steps, out, self.channel_dim)
         bias = per_channel(steps, membrane.ndim, self.channel_dim) if self.use_bias else None
         return integrate_and_fire_(current, membrane, self.theta(membrane.ndim, current.dtype), bias, out)
-
-    def add_bias_(self, step: int) -> None:
-        """Add b[step] to the present membrane."""
-        assert self.membrane is not None, "membrane_like() comes first"
-        bias = self.temporal_bias[step].to(self.membrane.dtype)
-        self.membrane.add_(per_channel(bias, self.membrane.ndim, self.channel_dim))
-
-    def fire_(self, out: Tensor) -> Tensor:
-        """Fire one step from the present membrane, to which current and bias have been added; ``out`` becomes θ·s."""
-        assert self.membrane is not None, "membrane_like() comes first"
-        self.step += 1
-        return fire_(self.membrane, self.theta(out.ndim, out.dtype), out)
 
     def extra_repr(self) -> str:
         """Show the shape of the site."""

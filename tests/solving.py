@@ -13,11 +13,14 @@ def solve(name, membrane, threshold, channel_dim=1, target=None, bias=None, erro
     if target is None:
         target = Target(torch.zeros_like(threshold), torch.zeros_like(threshold), 1)
     step = SiteStep(
+        current=torch.zeros_like(membrane),
         membrane=membrane,
         bias=torch.zeros_like(threshold) if bias is None else bias,
         threshold=threshold,
         channel_dim=channel_dim,
         target=target,
+        out=torch.empty_like(membrane),
+        counts=torch.zeros(1, dtype=torch.int64),
         error=error,
         merge=merge,
     )

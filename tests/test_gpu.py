@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from ftbc_pl import calibrate_, convert, evaluate, load_snn, prepare, save_snn
+from ftbc_pl.calibration.solvers.exact import exact_bias
 from ftbc_pl.cli import main
+from ftbc_pl.functional import kernels
+from ftbc_pl.functional.qcfs import qcfs
+from ftbc_pl.functional.selection import by_sorting
+from ftbc_pl.functional.targets import Target
 from tests.networks import create, images
 from tests.pipeline import QUICK, results
 
@@ -60,12 +65,63 @@ def test_calibration_is_the_same_each_time_and_with_deterministic_algorithms(sol
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_compiled_neurons_give_the_same_bits(memory_format):
+def test_compiled_neurons_give_the_same_bits(memory_format, monkeypatch):
+    monkeypatch.setattr(kernels, "available", lambda device: False)
     ann = network().float().to(memory_format=memory_format)
     snn, compiled = (convert(ann, 5) for _ in range(2))
     compiled.compile_neurons()
     batch = images(4, 32).cuda().contiguous(memory_format=memory_format)
     assert torch.equal(snn(batch), compiled(batch))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_neurons_in_one_kernel_give_the_same_bits(memory_format, dtype, monkeypatch):
+    snn = convert(network().to(dtype).to(memory_format=memory_format), 5)
+    for _, site in snn.neurons():
+        torch.nn.init.normal_(site.temporal_bias, std=0.1)
+    batch = images(4, 32).to("cuda", dtype).contiguous(memory_format=memory_format)
+    assert kernels.available(batch.device)
+    with monkeypatch.context() as without:
+        without.setattr(kernels, "available", lambda device: False)
+        expected = snn(batch)
+    monkeypatch.delattr("ftbc_pl.layers.integrate_and_fire_")
+    assert torch.equal(snn(batch), expected)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_selection_and_a_step_under_exact_of_a_large_site(memory_format):
+    from ftbc_pl.functional.kernels import exact, selection
+
+    membrane, current, activation = (
+        torch.randn(50, 64, 28, 28, device="cuda").contiguous(memory_format=memory_format) for _ in range(3)
+    )
+    threshold = torch.rand(64, device="cuda") + 0.5
+    ranks = torch.randint(50 * 28 * 28, (64,), device="cuda")
+    found, expected = selection.largest(membrane, ranks, 1), by_sorting(membrane, ranks, 1)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for granularity in ("channel", "layer"):
+        target, v, bias = Target.of(activation, threshold, 1), membrane.clone(), torch.empty_like(threshold)
+        cut, out = target.cut(granularity, torch.float32), torch.empty_like(current)
+        exact.exact_step_(current, v, threshold, cut, bias, out, 1)
+        assert torch.equal(bias, exact_bias(membrane + current, target, threshold, 1, granularity))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_qcfs_in_one_kernel_is_that_of_the_cpu(memory_format, dtype):
+    x, grad = (torch.randn(50, 16, 32, 32).to(dtype).contiguous(memory_format=memory_format) for _ in range(2))
+    results = []
+    for device, in_dtype in (("cuda", dtype), ("cpu", torch.float32), ("cuda", dtype)):
+        values, threshold = x.to(device, in_dtype).requires_grad_(), torch.tensor(0.7, device=device).requires_grad_()
+        y = qcfs(values, threshold, 8)
+        y.backward(grad.to(device, in_dtype))
+        results.append([result.detach().cpu() for result in (y.to(dtype), values.grad.to(dtype), threshold.grad)])
+    first, on_cpu, again = results
+    assert torch.equal(first[0], on_cpu[0])
+    assert torch.equal(first[1], on_cpu[1])
+    torch.testing.assert_close(first[2], on_cpu[2], rtol=1e-4, atol=1e-2)
+    assert torch.equal(first[2], again[2])
 
 
 def test_chunks_of_any_size_give_the_same_accuracy():

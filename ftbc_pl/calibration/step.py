@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ class SiteState:
         self.error: Tensor | None = None
         self.activation: Tensor | None = None
         self.bias_sum = torch.zeros_like(site.temporal_bias, dtype=torch.float64)
-        self.fired = torch.zeros(len(site.temporal_bias), dtype=torch.float64, device=site.threshold.device)
+        self.memory: dict[str, Any] = {}
+        self.fired = torch.zeros(len(site.temporal_bias), dtype=torch.int64, device=site.threshold.device)
         self.counted = 0
         self.never = torch.ones_like(site.threshold, dtype=torch.bool)
         self.always = torch.ones_like(site.threshold, dtype=torch.bool)
@@ -35,12 +37,30 @@ class SiteState:
         """Take what the ANN does in this batch, (B, C, ...), for the target."""
         theta = self.site.threshold
         target = Target.of(activation, theta, self.site.channel_dim, merge_over_processes())
-        self.target = target
+        self.target, self.memory = target, {}
         self.never &= target.activation <= 0
         self.always &= target.activation >= theta * (1 - 1e-6)
         if single_neurons:
             # A copy, since the ANN may go on to overwrite its activation.
             self.activation, self.error = activation.clone(), torch.zeros_like(activation)
+
+    def at(self, step: int, current: Tensor, out: Tensor) -> SiteStep:
+        """The site at one step, as the solver sees it; ``current`` and ``out`` are (B, C, ...)."""
+        assert self.target is not None, "the first chunk carries the ANN's rows"
+        return SiteStep(
+            current=current,
+            membrane=self.site.membrane_like(current),
+            bias=self.site.temporal_bias[step],
+            threshold=self.site.threshold,
+            channel_dim=self.site.channel_dim,
+            target=self.target,
+            out=out,
+            counts=self.fired[step : step + 1],
+            activation=self.activation,
+            error=self.error,
+            memory=self.memory,
+            merge=merge_over_processes(),
+        )
 
     def end_batch(self) -> None:
         """Add the biases of this batch to the sum."""
@@ -50,7 +70,7 @@ class SiteState:
         """The record of the site, with what the calibration found."""
         theta = self.site.threshold
         relative = (self.site.temporal_bias / theta).square().mean(1).sqrt()
-        totals = sum_over_processes(torch.stack([self.fired.sum(), self.fired.new_tensor(float(self.counted))]))
+        totals = sum_over_processes(torch.stack([self.fired.sum(), self.fired.new_tensor(self.counted)]).double())
         return replace(
             before,
             threshold=Spread.of(theta),
@@ -101,28 +121,7 @@ class CalibrationStep(Simulation):
         if self.ann_rows:
             state.aim(out[0], self.solver.single_neurons)
         for x, spikes in zip(current, out[self.ann_rows :], strict=True):
-            step, membrane = site.step, site.membrane_like(x).add_(x)
-            if state.error is not None and state.activation is not None:
-                state.error.add_(state.activation)
-            site.temporal_bias[step] = self._solve(membrane, site.temporal_bias[step], state)
-            site.add_bias_(step)
-            site.fire_(spikes)
-            if state.error is not None:
-                state.error.sub_(spikes)
-            state.fired[step] += torch.count_nonzero(spikes > 0)
+            self.solver.step_(state.at(site.step, x, spikes))
+            site.step += 1
             state.counted += spikes.numel()
         self.advance(len(current))
-
-    def _solve(self, membrane: Tensor, bias: Tensor, state: SiteState) -> Tensor:
-        assert state.target is not None, "the first chunk carries the ANN's rows"
-        return self.solver.solve(
-            SiteStep(
-                membrane=membrane,
-                bias=bias,
-                threshold=state.site.threshold,
-                channel_dim=state.site.channel_dim,
-                target=state.target,
-                error=state.error,
-                merge=merge_over_processes(),
-            )
-        )

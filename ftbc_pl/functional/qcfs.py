@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftbc_pl.functional import kernels
 from ftbc_pl.functional.traceable import traceable
 
 
@@ -62,4 +63,10 @@ def qcfs(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
     Returns:
         Activations of the shape and dtype of ``x``, in [0, θ].
     """
+    # Compiled code becomes few kernels by itself.
+    if not torch.compiler.is_compiling() and kernels.available(x.device):
+        from ftbc_pl.functional.kernels.qcfs import QCFS, supports  # imports Triton
+
+        if supports(x):
+            return QCFS.apply(x, threshold, levels)  # type: ignore[no-untyped-call,no-any-return]
     return _QCFS.apply(x, threshold.to(x.dtype), levels)  # type: ignore[no-untyped-call,no-any-return]

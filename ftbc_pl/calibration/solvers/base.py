@@ -1,37 +1,50 @@
 """What a solver of the temporal bias is: one object that is asked for b[t] of one site at one step."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from ftbc_pl.functional import kernels
 from ftbc_pl.functional.merge import ALONE, Merge
+from ftbc_pl.functional.neuron import fire_, per_channel
 from ftbc_pl.functional.targets import Target
 from ftbc_pl.options import CalibrationOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class SiteStep:
-    """What a solver sees: one site at one timestep, before it fires, in this process.
+    """What a solver sees: one site at one timestep, in this process.
 
     Attributes:
-        membrane: u[t] without the bias, (B, C, ...), in activation units.
-        bias: b[t] so far, (C,): 0 in the first batch, unless the solver goes on from batch to batch.
+        current: x[t], (B, C, ...), in activation units.
+        membrane: v[t−1] at first, u[t] without the bias when :meth:`Solver.solve` is asked, v[t] in the end; (B, C, ...).
+        bias: b[t] so far, (C,), where the new one is written: 0 in the first batch, unless the solver goes on from
+            batch to batch.
         threshold: θ, (C,).
         channel_dim: Dimension of C in ``membrane``.
         target: Expectations of the ANN at this site.
-        error: t·a − θ·Σ_{τ<t} s[τ], what the output so far lacks, (B, C, ...); only for solvers that look at single
-            neurons.
+        out: (B, C, ...), becomes θ·s[t]; may be the memory of ``current``.
+        counts: (1,) int64, to which the number of spikes is added.
+        activation: a, (B, C, ...); only for solvers that look at single neurons.
+        error: What the output so far lacks, t·a − θ·Σ_{τ<t} s[τ], (B, C, ...); only for those, too.
+        memory: What the solver wants to keep of the site from one step of a batch to the next.
         merge: Makes statistics of all processes from those of this one.
     """
 
+    current: Tensor
     membrane: Tensor
     bias: Tensor
     threshold: Tensor
     channel_dim: int
     target: Target
+    out: Tensor
+    counts: Tensor
+    activation: Tensor | None = None
     error: Tensor | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
     merge: Merge = ALONE
 
 
@@ -42,7 +55,7 @@ class Solver(ABC):
         options: Which of the options of a calibration it takes beside those that all take.
         continues: Whether a batch goes on from the biases of the batch before; if not, those of all batches are
             averaged.
-        single_neurons: Whether it needs ``error``, which costs memory of the size of a step.
+        single_neurons: Whether it needs ``activation`` and ``error``, which cost memory of the size of a step.
     """
 
     options: ClassVar[frozenset[str]] = frozenset()
@@ -56,6 +69,27 @@ class Solver(ABC):
     @abstractmethod
     def solve(self, step: SiteStep) -> Tensor:
         """Choose b[t], (C,); the same in all processes."""
+
+    def step_(self, step: SiteStep) -> None:
+        """Integrate the current, choose b[t], fire: in few launches where there are kernels for it."""
+        if not (_fits_kernels(step) and self.launch_(step)):
+            self._step_by_step_(step)
+
+    def launch_(self, step: SiteStep) -> bool:
+        """Do all of a step in kernels, with the bits of :meth:`solve`; False if there are none."""
+        return False
+
+    def _step_by_step_(self, step: SiteStep) -> None:
+        membrane = step.membrane.add_(step.current)
+        if step.error is not None and step.activation is not None:
+            step.error.add_(step.activation)
+        step.bias.copy_(self.solve(step))
+        ndim, dim = membrane.ndim, step.channel_dim
+        membrane.add_(per_channel(step.bias.to(membrane.dtype), ndim, dim))
+        fire_(membrane, per_channel(step.threshold.to(membrane.dtype), ndim, dim), step.out)
+        if step.error is not None:
+            step.error.sub_(step.out)
+        step.counts.add_(torch.count_nonzero(step.out > 0))
 
 
 class SumSolver(Solver):
@@ -72,3 +106,12 @@ class SumSolver(Solver):
     def solve(self, step: SiteStep) -> Tensor:
         """Choose b[t], (C,)."""
         return self.compute(step.merge.add(self.update(step)), step)
+
+
+def _fits_kernels(step: SiteStep) -> bool:
+    if not kernels.available(step.membrane.device):
+        return False
+    from ftbc_pl.functional.kernels.launch import supports  # imports Triton
+
+    same = [values for values in (step.activation, step.error) if values is not None]
+    return supports(step.channel_dim, step.membrane, step.current, step.out, *same)

@@ -25,6 +25,17 @@ class Exact(Solver):
             step.membrane, step.target, step.threshold, step.channel_dim, self.granularity, merge=step.merge
         )
 
+    def launch_(self, step: SiteStep) -> bool:
+        """All of a step in 8 launches."""
+        from ftbc_pl.functional.kernels.exact import exact_step_  # imports Triton
+
+        cut = step.target.cut(self.granularity, step.membrane.dtype)
+        exact_step_(
+            step.current, step.membrane, step.threshold, cut, step.bias, step.out, step.channel_dim, step.counts,
+            add=step.merge.add, maximum=step.merge.maximum,
+        )  # fmt: skip
+        return True
+
 
 def exact_bias(
     membrane: Tensor,
