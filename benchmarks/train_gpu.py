@@ -33,8 +33,16 @@ EVALUATION_SECONDS = 8
 GRACE_SECONDS = 30
 FINISH = 0.03
 """Part of the budget for measuring the best weights and writing them."""
+LEARNED = 0.2
+"""At this part of the budget a network that has learned nothing is given up."""
+DIVERGED = 3
+"""Status of a process whose network has diverged."""
 CLOSE = 0.8
 """From this part of the budget on every epoch is evaluated."""
+
+
+class DivergedError(Exception):
+    """The loss is no number, or nothing has been learned in the time."""
 
 
 class Training:
@@ -55,7 +63,6 @@ class Training:
         self.optimiser = optimiser(self.network, self.recipe.weight_decay)
         self.step = Step(self.network, self.loss, self.recipe.batch_size)
         self.average = Average(self.network, decay=0.998)
-        self.weighty = [parameter for parameter in self.network.parameters() if parameter.ndim]
         self.epoch = self.steps = 0
         self.best, self.best_accuracy, self.best_at = self.weights(), 0.0, (0, 0)
 
@@ -100,6 +107,8 @@ class Training:
             rate = self.run_epoch(progress, share)
             if progress > CLOSE or time.time() - self.evaluated > EVALUATION_SECONDS:
                 self.evaluate(rate)
+                if progress > LEARNED and self.best_accuracy < 0.3:
+                    raise DivergedError(f"expected some accuracy by now, got {self.best_accuracy}; lower the rate")
             if time.time() - self.saved > SAVE_SECONDS:
                 self.save({"validation": self.best_accuracy})
                 self.saved = time.time()
@@ -125,7 +134,7 @@ class Training:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate * group["scale"]
             self.step(images[index * size : (index + 1) * size], labels[index * size : (index + 1) * size])
-            nn.utils.clip_grad_norm_(self.weighty, 5.0)
+            nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
             self.optimiser.step()
             self.average.update()
         self.epoch += 1
@@ -138,11 +147,11 @@ class Training:
         """Measure the network and its average on the validation images and keep what is best.
 
         Raises:
-            FloatingPointError: The loss is no number.
+            DivergedError: The loss is no number.
         """
         loss = float(self.mean_loss)
         if not math.isfinite(loss):
-            raise FloatingPointError(f"expected a finite loss, got {loss} in epoch {self.epoch}; lower the rate")
+            raise DivergedError(f"expected a finite loss, got {loss} in epoch {self.epoch}; lower the rate")
         accuracies = {"live": self.accuracy("val")}
         self.keep_if_best(accuracies["live"])
         with self.average.applied():
@@ -196,32 +205,46 @@ def train_one(args: argparse.Namespace) -> None:
     torch.backends.cudnn.allow_tf32 = False
     images = Cifar10Images(**torch.load(args.images, weights_only=True))
     (name,) = args.networks
-    recipe = replace(RECIPES[name], batch_size=args.batch_size or RECIPES[name].batch_size)
-    Training(name, recipe, images, args.output, args.stop).run(args.graphed)
+    recipe = RECIPES[name]
+    rate = recipe.rate * args.slower
+    recipe = replace(recipe, batch_size=args.batch_size or recipe.batch_size, rate=rate)
+    try:
+        Training(name, recipe, images, args.output, args.stop).run(args.graphed)
+    except DivergedError as error:
+        log(args.output, name, event="diverged", rate=rate, error=str(error))
+        sys.exit(DIVERGED)
 
 
 def train_all(args: argparse.Namespace) -> None:
-    """Train one network after the other, each in a process of its own, once more without a graph where one fails."""
+    """Train one network after the other, each in a process of its own; one that fails is tried once more.
+
+    The second try has a lower rate where the first diverged, else no CUDA graph.
+    """
     args.output.mkdir(parents=True, exist_ok=True)
     images = unpack(sorted(args.packed.glob("*.npz")))
-    graphs = [["--graphed"], []] if torch.cuda.is_available() and not args.eager else [[]]
+    graphed = ["--graphed"] if torch.cuda.is_available() and not args.eager else []
     budgets = args.budget or [RECIPES[name].budget for name in args.networks]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "images.pt"
         torch.save(vars(images), file)
         for name, budget in zip(args.networks, budgets, strict=True):
-            stop = time.time() + budget - FINISH * budget
+            stop = time.time() + (1 - FINISH) * budget
             options = ["--networks", name, "--images", str(file), "--output", str(args.output), "--stop", str(stop)]
             options += ["--batch_size", str(args.batch_size)] if args.batch_size else []
-            for graphed in graphs:
-                try:
-                    command = [sys.executable, __file__, "one", *options, *graphed]
-                    subprocess.run(command, timeout=stop + GRACE_SECONDS - time.time(), check=True)
-                    break
-                except subprocess.SubprocessError as error:
-                    log(args.output, name, event="failed", error=str(error)[-300:])
-                if stop - time.time() < budget / 3:
-                    break
+            status = run_one([*options, *graphed], stop)
+            if status:
+                log(args.output, name, event="failed", status=status)
+                if stop - time.time() > budget / 3:
+                    run_one([*options, *([*graphed, "--slower", "0.3"] if status == DIVERGED else [])], stop)
+
+
+def run_one(options: list[str], stop: float) -> int:
+    """Train one network in a process of its own; returns its status, -1 if it was ended for taking too long."""
+    try:
+        command = [sys.executable, __file__, "one", *options]
+        return subprocess.run(command, timeout=stop + GRACE_SECONDS - time.time()).returncode
+    except subprocess.TimeoutExpired:
+        return -1
 
 
 def pack_all(args: argparse.Namespace) -> None:
@@ -254,7 +277,8 @@ def main(arguments: list[str] | None = None) -> None:
     one = commands.add_parser("one", help="called by `train`")
     one.add_argument("--images", type=Path, required=True)
     one.add_argument("--stop", type=float, required=True, help="when to stop, in seconds since 1970")
-    one.add_argument("--graphed", action="store_true")
+    one.add_argument("--graphed", action="store_true", help="record each step as a CUDA graph")
+    one.add_argument("--slower", type=float, default=1.0, help="factor of the learning rate")
     joining = commands.add_parser("join", help="make weights for the benchmarks of the output")
     joining.add_argument("--weights", type=Path, required=True, help="folder for weights and descriptions")
     for command in (training, one):

@@ -39,6 +39,7 @@ def test_unpacked_images_are_those_that_were_packed(packed):
         fast_data.unpack(paths[:1])
 
 
+@pytest.mark.slow
 def test_networks_are_trained_written_and_score_what_is_said(packed, tmp_path, monkeypatch):
     import train_gpu
     import trained
@@ -46,21 +47,19 @@ def test_networks_are_trained_written_and_score_what_is_said(packed, tmp_path, m
 
     folder, images = packed
     monkeypatch.setattr(train_gpu, "GRACE_SECONDS", 600)
-    names = ["cifar10_r20_qcfs4", "cifar10_r20_qcfs8"]
-    options = ["--networks", *names, "--budget", "1", "1", "--batch_size", "20"]
+    options = ["--networks", "cifar10_r20_qcfs8", "--budget", "1", "--batch_size", "20"]
     train_gpu.main(["train", "--packed", str(folder), "--output", str(tmp_path / "output"), *options])
     train_gpu.main(["join", "--output", str(tmp_path / "output"), "--weights", str(tmp_path / "weights")])
     monkeypatch.setattr(trained, "WEIGHTS", tmp_path / "weights")
-    assert trained.names() == names
-    for name, levels in zip(names, (4, 8), strict=True):
-        about = trained.description(name)
-        assert about["model"] == {"network": "cifar_resnet20", "activation": "qcfs", "levels": levels}
-        assert (about["epoch"], about["steps"]) == (1, 2)
-        for role, key in {"val": "validation", "test": "test"}.items():
-            pixels, labels = images.part(role, "cpu")
-            assert trained.accuracy(trained.load(name), [(normalise(pixels), labels)]) == about["accuracy"][key]
+    (name,) = trained.names()
+    about = trained.description(name)
+    assert about["model"] == {"network": "cifar_resnet20", "activation": "qcfs", "levels": 8}
+    assert (about["epoch"], about["steps"]) == (1, 2)
+    for role, key in {"val": "validation", "test": "test"}.items():
+        pixels, labels = images.part(role, "cpu")
+        assert trained.accuracy(trained.load(name), [(normalise(pixels), labels)]) == about["accuracy"][key]
     records = [json.loads(line) for line in (tmp_path / "output" / "log.jsonl").read_text().splitlines()]
-    assert [record["event"] for record in records if "event" in record] == ["start", "end"] * 2
+    assert [record["event"] for record in records if "event" in record] == ["start", "end"]
 
 
 def test_a_network_that_fails_does_not_keep_the_next_from_being_trained(packed, tmp_path, monkeypatch):
