@@ -31,7 +31,8 @@ def description(name: str) -> dict[str, Any]:
 def load(name: str) -> nn.Module:
     """A trained network in eval mode."""
     model = description(name)["model"]
-    network = prepare(create_network(model["network"], num_classes=10), model["activation"], levels=model["levels"])
+    network = create_network(model["network"], num_classes=10, pooling=model.get("pooling"))
+    network = prepare(network, model["activation"], levels=model["levels"])
     network = load_weights(network, WEIGHTS / f"{name}.safetensors").eval()
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
