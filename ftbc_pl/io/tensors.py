@@ -14,7 +14,7 @@ from ftbc_pl.models.weights import broken_tensors
 def fingerprint(tensor: Tensor) -> dict[str, Any]:
     """Dtype, shape and SHA-256 of the bytes (row-major, as in the file) of a tensor on the CPU."""
     flat = tensor.detach().contiguous().reshape(-1)
-    content = memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    content: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
     dtype = str(tensor.dtype).removeprefix("torch.")
     return {"dtype": dtype, "shape": list(tensor.shape), "sha256": hashlib.sha256(content).hexdigest()}
 

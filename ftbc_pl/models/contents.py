@@ -53,8 +53,9 @@ def read_contents(path: Path) -> Any:
 def _load(path: Path, inert: bool) -> Any:
     settings: list[Any] = [(Inert, name) for name in _SETTINGS]
     try:
-        with torch.serialization.safe_globals(settings):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, since of a path torch looks at the suffix.
+        with torch.serialization.safe_globals(settings), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         if not inert:
             raise
@@ -109,7 +110,7 @@ def _foreign(start: bytes) -> str:
         if start.startswith(mark):
             return f"it is {name}; convert it to a PyTorch state dict"
     text = start.decode("utf-8", errors="replace")
-    if sum(character.isprintable() or character.isspace() for character in text) > 0.9 * len(text):
+    if sum(c.isspace() or (c.isprintable() and c != "\ufffd") for c in text) > 0.9 * len(text):
         return "it is a text file; give the path of the file that holds the numbers"
     return "its first bytes are those of neither; it may be damaged"
 

@@ -12,9 +12,11 @@ from .weights import load_weights
 
 # Arguments of timm's constructors that say where weights come from, not what the network is.
 LOADING_ARGUMENTS = frozenset(
-    """cache_dir checkpoint_path pretrained pretrained_cfg pretrained_cfg_overlay pretrained_filter_fn
-    pretrained_model_args pretrained_strict weights""".split()
-)
+    {
+        "cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+        "pretrained_filter_fn", "pretrained_model_args", "pretrained_strict", "weights",
+    }
+)  # fmt: skip
 
 __all__ = ["LOADING_ARGUMENTS", "create_network"]
 

@@ -37,7 +37,8 @@ def match_names(own: Iterable[str], found: Iterable[str]) -> Match:
     """
     own, found = list(own), list(found)
     if set(own) <= set(found):
-        return _matched(dict(zip(own, own, strict=True)), dict(zip(found, found, strict=True)), "", ())
+        names = {name: name for name in own}
+        return Match(names, tuple(name for name in found if name not in names), (), "", ())
     own_bare, found_bare = _without_wrappers(own), _without_wrappers(found)
     # The network at hand may be the wrapped one.
     shared = _shared_prefix(own_bare.values())
@@ -63,7 +64,16 @@ def _matched(by_short: Mapping[str, str], found: Mapping[str, str], prefix: str,
             names[name] = by_short[bare.removeprefix(prefix)]
         else:
             unexpected.append(name)
-    return Match(names, tuple(unexpected), tuple(aside), prefix, rivals)
+    wrapper = _shared_wrapper(names)
+    outside = [name for name in unexpected if not name.startswith(wrapper)]
+    inside = [name for name in unexpected if name.startswith(wrapper)]
+    return Match(names, tuple(inside), tuple(aside + outside), prefix or wrapper, rivals)
+
+
+def _shared_wrapper(names: Iterable[str]) -> str:
+    """Return the wrapper that all names begin with, with a dot at its end, or nothing."""
+    first = {name.split(".")[0] for name in names}
+    return f"{first.pop()}." if len(first) == 1 and first <= _WRAPPERS else ""
 
 
 def _without_wrappers(names: list[str]) -> dict[str, str]:

@@ -211,7 +211,7 @@ def _place(content: Any, path: Path, inside: list[str]) -> str:
         known = [key for key in _PLACES if key in dicts and _leads_to_tensors(content[key])]
         if known:
             return known[0]
-        others = [key for key in dicts if _tensors(content[key])]
+        others = [key for key in dicts if _leads_to_tensors(content[key])]
         if len(others) == 1:
             return others[0]
     raise ValueError(f"expected a state dict (names and tensors) in {path}, got {_described(content)}")
