@@ -14,8 +14,9 @@ from ftbc_pl.conversion.measure import check_threshold
 
 FORMAT = "ftbc_pl.snn"
 VERSION = 3  # 2 has no checksums, 1 no readout either
-# Parts whose change would make another network, or other figures, of what was saved.
-_SEALED = ("network", "conversion", "channels_last", "sites", "report")
+# Parts whose change would make another network, or other figures, of what was saved; another number of timesteps at
+# once rounds sums differently, which may move a spike.
+_SEALED = ("network", "conversion", "time_chunk", "channels_last", "sites", "report")
 _LARGEST_INPUT = 1 << 28  # numbers in one image
 
 
@@ -48,6 +49,9 @@ def read_description(path: Path) -> dict[str, Any]:
     if version >= 3:
         _check_seals(path, description)
     if description["report"] is not None:
+        if version == 1:  # predictions were plain means
+            steps = description["conversion"]["num_steps"]
+            description["report"].setdefault("readout_weights", (1 / steps,) * steps)
         _check_report(path, description["report"])
     return description
 
