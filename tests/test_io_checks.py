@@ -167,8 +167,9 @@ def test_options_of_the_conversion_are_checked(key, value, changed):
         load_snn(changed, ann=tiny())
 
 
-def test_a_billion_timesteps_ask_for_no_memory(changed):
-    edit(changed, lambda d: d.update(version=2) or d["conversion"].update(num_steps=1_000_000_000))
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_billion_timesteps_ask_for_no_memory(version, changed):
+    edit(changed, lambda d: d.update(version=version) or d["conversion"].update(num_steps=1_000_000_000))
     with pytest.raises(ValueError, match=r"readout_weights is \(3, 3\), expected \(1000000000, 1000000000\)"):
         load_snn(changed, ann=tiny())
 

@@ -17,6 +17,7 @@ VERSION = 3  # 2 has no checksums, 1 no readout either
 # Parts whose change would make another network, or other figures, of what was saved; another number of timesteps at
 # once rounds sums differently, which may move a spike.
 _SEALED = ("network", "conversion", "time_chunk", "channels_last", "sites", "report")
+_LONGEST_OF_1 = 10_000  # timesteps; a number that came by accident should not ask for memory
 _LARGEST_INPUT = 1 << 28  # numbers in one image
 
 
@@ -49,8 +50,8 @@ def read_description(path: Path) -> dict[str, Any]:
     if version >= 3:
         _check_seals(path, description)
     if description["report"] is not None:
-        if version == 1:  # predictions were plain means
-            steps = description["conversion"]["num_steps"]
+        steps = description["conversion"]["num_steps"]
+        if version == 1 and steps <= _LONGEST_OF_1:  # predictions were plain means
             description["report"].setdefault("readout_weights", (1 / steps,) * steps)
         _check_report(path, description["report"])
     return description

@@ -179,7 +179,8 @@ def _read_tensors(path: Path, description: dict[str, Any]) -> dict[str, Tensor]:
         except ValueError as error:
             raise ValueError(f"{path} is not as it was saved: {error}. Save the network again.") from error
     steps = description["conversion"]["num_steps"]
-    if description["version"] == 1:  # before there was a readout, predictions were plain means
+    simulated = {value.shape[0] for name, value in tensors.items() if name.endswith(".temporal_bias") and value.ndim}
+    if description["version"] == 1 and simulated == {steps}:  # before the readout, predictions were plain means
         tensors.setdefault("readout_weights", mean_readout(steps).float())
     shape = tuple(tensors["readout_weights"].shape) if "readout_weights" in tensors else None
     if shape != (steps, steps):  # before memory for that many steps is asked for
