@@ -25,7 +25,8 @@ def main() -> None:
     args = parser.parse_args()
     saved = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
     model = {key: saved["hyper_parameters"][key] for key in ("network", "activation", "levels")}
-    weights = {key: value.contiguous() for key, value in read_weights(args.checkpoint).items()}
+    state = read_weights(args.checkpoint).items()
+    weights = {key.removeprefix("network."): value.contiguous() for key, value in state if key.startswith("network.")}
     trained.WEIGHTS.mkdir(exist_ok=True)
     save_file(weights, trained.WEIGHTS / f"{args.name}.safetensors")
     path = trained.WEIGHTS / f"{args.name}.json"

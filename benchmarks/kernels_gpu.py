@@ -25,6 +25,8 @@ from ftbc_pl.functional import neuron
 from ftbc_pl.functional.kernels import balanced, exact, heuristic, selection
 from ftbc_pl.functional.kernels import neuron as kernel
 from ftbc_pl.functional.kernels import qcfs as kernel_qcfs
+from ftbc_pl.layers import QCFS
+from ftbc_pl.models.resnet import CifarResNet
 
 Row = dict[str, Any]
 STEPS, LEVELS = 8, 8
@@ -204,54 +206,55 @@ def time_steps() -> Iterator[Row]:
 
 def time_training() -> Iterator[Row]:
     """A training step of ResNet-20 with QCFS against the same with ReLU, run in turn."""
-    from ftbc_pl.layers import QCFS
-    from ftbc_pl.models.resnet import CifarResNet
-
-    def with_qcfs(network: nn.Module) -> nn.Module:
-        for module in list(network.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.ReLU):
-                    setattr(module, name, QCFS(LEVELS))
-        return network
-
-    def step_of(network: nn.Module, precision: str, batch: int) -> Callable[[], None]:
-        network = network.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-        x = torch.randn(batch, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(10, (batch,), device="cuda")
-
-        def step() -> None:
-            optimizer.zero_grad()
-            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
-                loss = nn.functional.cross_entropy(network(x), labels)
-            loss.backward()
-            optimizer.step()
-
-        return step
-
     for precision in ("bf16", "fp32"):
         for batch in (128, 1024):
             steps = {
                 "ReLU": step_of(CifarResNet(3), precision, batch),
                 "QCFS": step_of(with_qcfs(CifarResNet(3)), precision, batch),
             }
-            seconds: dict[str, list[float]] = {name: [] for name in steps}
-            for run in range(25):
-                for name, step in steps.items():
-                    torch.cuda.synchronize()
-                    began = time.perf_counter()
-                    step()
-                    torch.cuda.synchronize()
-                    if run >= 5:
-                        seconds[name].append(time.perf_counter() - began)
-            relu, qcfs = (statistics.median(seconds[name]) for name in ("ReLU", "QCFS"))
-            yield {
-                "precision": precision,
-                "batch": batch,
-                "ReLU ms": 1000 * relu,
-                "QCFS ms": 1000 * qcfs,
-                "ratio": qcfs / relu,
-            }
+            relu, qcfs = medians_in_turn(steps).values()
+            row: Row = {"precision": precision, "batch": batch, "ReLU ms": 1000 * relu, "QCFS ms": 1000 * qcfs}
+            yield row | {"ratio": qcfs / relu}
+
+
+def with_qcfs(network: nn.Module) -> nn.Module:
+    """Exchange all ReLUs."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, QCFS(LEVELS))
+    return network
+
+
+def step_of(network: nn.Module, precision: str, batch: int) -> Callable[[], None]:
+    """One training step on images of noise."""
+    network = network.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    x = torch.randn(batch, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (batch,), device="cuda")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            loss = nn.functional.cross_entropy(network(x), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def medians_in_turn(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Median seconds of each, run in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for run in range(25):
+        for name, step in steps.items():
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            step()
+            torch.cuda.synchronize()
+            if run >= 5:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from ftbc_pl.evaluation import Accuracies, Comparison
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
+from ftbc_pl.models import read_checkpoint_state
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
@@ -181,7 +182,7 @@ def load_best_weights_(network: nn.Module, trainer: Trainer, attribute: str) -> 
         rank_zero_info("FTBC converts the last weights: no best checkpoint was kept.")
         return
     prefix = f"{attribute}."
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_checkpoint_state(path)
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     rank_zero_info(f"FTBC converts the weights of the best checkpoint, {path}.")
 

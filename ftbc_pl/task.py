@@ -39,6 +39,7 @@ class ImageClassifier(LightningModule):
         in_chans: int = 3,
         pretrained: bool = False,
         weights: str | None = None,
+        reset_head: bool = False,
         pooling: Literal["max", "avg"] | None = None,
         network_args: dict[str, Any] | None = None,
         activation: str = "qcfs",
@@ -59,6 +60,7 @@ class ImageClassifier(LightningModule):
             pretrained: Start from timm's pretrained weights, downloading them where needed.
             weights: Start from this file: safetensors, a PyTorch state dict or a Lightning checkpoint; those of a ReLU
                 network are taken for qcfs and rts too.
+            reset_head: Whether weights for another number of classes are taken all the same, but for the last layer.
             pooling: max or avg for ResNets and VGGs; left out: as the network is.
             network_args: Whatever else the network's constructor takes.
             activation: relu leaves the network as it is; qcfs trains with quantised activations and one learnable
@@ -85,12 +87,12 @@ class ImageClassifier(LightningModule):
         trained = None if weights is None else read_weights(weights)
         has_thresholds = trained is not None and any(key.endswith("threshold") for key in trained)
         if trained is not None and not has_thresholds:
-            assign_weights(created, trained, str(weights))
+            assign_weights(created, trained, str(weights), reset_head=reset_head)
         self.measure_thresholds = threshold == "measured"
         start = None if threshold == "measured" else threshold
         self.network = prepare(created, activation, levels=levels, threshold=start)
         if trained is not None and has_thresholds:
-            assign_weights(self.network, trained, str(weights))
+            assign_weights(self.network, trained, str(weights), reset_head=reset_head)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compiles = compile

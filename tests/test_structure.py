@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import what stands at its own or an earlier place.
 ORDER = [
     {"distributed", "files"},
+    {"folders"},
     {"functional"},
     {"layers"},
     {"models", "conversion", "data", "schedules"},

@@ -5,13 +5,14 @@ VGG-16, and a small MobileNetV2.
 from . import mobilenet, resnet, vgg  # registers the networks with timm
 from .factory import create_network
 from .pooling import select_pooling
-from .weights import assign_weights, load_weights, read_weights
+from .weights import assign_weights, load_weights, read_checkpoint_state, read_weights
 
 __all__ = [
     "assign_weights",
     "create_network",
     "load_weights",
     "mobilenet",
+    "read_checkpoint_state",
     "read_weights",
     "resnet",
     "select_pooling",

@@ -10,7 +10,15 @@ from torch import nn
 from .pooling import select_pooling
 from .weights import load_weights
 
-__all__ = ["create_network"]
+# Arguments of timm's constructors that say where weights come from, not what the network is.
+LOADING_ARGUMENTS = frozenset(
+    {
+        "cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+        "pretrained_filter_fn", "pretrained_model_args", "pretrained_strict", "weights",
+    }
+)  # fmt: skip
+
+__all__ = ["LOADING_ARGUMENTS", "create_network"]
 
 
 def create_network(
@@ -22,6 +30,7 @@ def create_network(
     weights: str | Path | None = None,
     pooling: Literal["max", "avg"] | None = None,
     input_size: int | None = None,
+    reset_head: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
     """Create the network that timm, or this package, knows by `name`.
@@ -32,9 +41,10 @@ def create_network(
         num_classes: Size of the output; left out: that of the network's own configuration.
         in_chans: Channels of the input images.
         pretrained: Load timm's pretrained weights, downloading them where needed.
-        weights: File to read the weights from: safetensors, a PyTorch state dict or a Lightning checkpoint.
+        weights: File to read the weights from: safetensors, a PyTorch state dict or a checkpoint that holds one.
         pooling: `max` or `avg` for ResNets and VGGs; left out: as the network is.
         input_size: Height and width of the images in pixels; left out: that of the network's own configuration.
+        reset_head: Whether the classifier keeps its start where the weights were trained for other classes.
         **kwargs: Whatever else the network's constructor takes.
 
     Raises:
@@ -67,6 +77,6 @@ def create_network(
         select_pooling(network, pooling)
     # Lets a saved network be rebuilt without its weights.
     arguments = {"num_classes": num_classes, "in_chans": in_chans, "pooling": pooling, "input_size": input_size}
-    given.pop("pretrained_cfg_overlay", None)
-    network.recipe = {"name": name} | arguments | given  # type: ignore[assignment]  # modules hold what they are given
-    return network if weights is None else load_weights(network, weights)
+    architecture = {key: value for key, value in given.items() if key not in LOADING_ARGUMENTS}
+    network.recipe = {"name": name} | arguments | architecture  # type: ignore[assignment]  # modules hold what they are given
+    return network if weights is None else load_weights(network, weights, reset_head=reset_head)

@@ -20,7 +20,7 @@ class SiteStep:
 
     Attributes:
         current: x[t], (B, C, ...), in activation units.
-        membrane: v[t−1] at first, u[t] without the bias when :meth:`Solver.solve` is asked, v[t] in the end; (B, C, ...).
+        membrane: v[t−1] at first, u[t] without the bias for `solve`, v[t] in the end; (B, C, ...).
         bias: b[t] so far, (C,), where the new one is written: 0 in the first batch, unless the solver goes on from
             batch to batch.
         threshold: θ, (C,).

@@ -49,7 +49,7 @@ def exact_step_(
     add: Merge = alone,
     maximum: Merge = alone,
 ) -> Tensor:
-    """Integrate a current, choose the bias as :func:`ftbc_pl.calibration.solvers.exact_bias` does, to the bit, and fire.
+    """Integrate a current, choose the bias as :func:`ftbc_pl.calibration.solvers.exact_bias` does, to the bit; fire.
 
     Args:
         current: x[t], (B, C, ...), in activation units.
