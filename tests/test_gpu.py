@@ -8,7 +8,6 @@ import torch
 
 from ftbc_pl import calibrate_, convert, evaluate, load_snn, prepare, save_snn
 from ftbc_pl.calibration.solvers.exact import exact_bias
-from ftbc_pl.cli import main
 from ftbc_pl.functional import kernels
 from ftbc_pl.functional.qcfs import qcfs
 from ftbc_pl.functional.selection import by_sorting
@@ -124,6 +123,41 @@ def test_qcfs_in_one_kernel_is_that_of_the_cpu(memory_format, dtype):
     assert torch.equal(first[2], again[2])
 
 
+@pytest.mark.parametrize("solver", ["exact", "balanced", "heuristic"])
+@pytest.mark.parametrize("granularity", ["channel", "layer"])
+def test_a_calibration_in_kernels_has_the_bits_of_the_eager_one(solver, granularity, monkeypatch):
+    batch, found = images(16, 32).cuda(), []
+    for fast in (True, False):
+        with monkeypatch.context() as patch:
+            if not fast:
+                patch.setattr(kernels, "available", lambda device: False)
+            snn = convert(network().float(), 4)
+            report = calibrate_(snn, [batch], solver=solver, granularity=granularity, progress=False)
+        found.append(([site.temporal_bias for _, site in snn.neurons()], [site.firing_rate for site in report.sites]))
+    (biases, rates), (expected, expected_rates) = found
+    if solver == "heuristic":  # its means are added up in another order
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-5) for a, b in zip(biases[:1], expected[:1], strict=True))
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(biases, expected, strict=True))
+        assert rates == expected_rates
+
+
+def test_a_forward_that_is_replayed_gives_the_same_bits():
+    snn = convert(network().float(), 5)
+    for _, site in snn.neurons():
+        torch.nn.init.normal_(site.temporal_bias, std=0.1)
+    batches = [images(4, 32, seed=seed).cuda() for seed in range(5)]
+    plain = [snn._simulate(snn.chunks(4), batch) for batch in batches]
+    assert all(torch.equal(snn(batch), expected) for batch, expected in zip(batches, plain, strict=True))
+    assert snn._replay._graphs
+    with snn.uncalibrated():
+        assert not torch.equal(snn(batches[0]), plain[0])
+    next(snn.neurons())[1].temporal_bias.zero_()
+    assert torch.equal(snn(batches[0]), snn._simulate(snn.chunks(4), batches[0]))
+    moved = copy.deepcopy(snn).cpu()
+    torch.testing.assert_close(moved(batches[0].cpu()), snn(batches[0]).cpu(), rtol=1e-3, atol=1e-3)
+
+
 def test_chunks_of_any_size_give_the_same_accuracy():
     snn = convert(network().float(), 5)
     loader = [(images(20, 32), torch.arange(20) % 10)]
@@ -144,6 +178,7 @@ def test_a_network_saved_on_the_gpu_is_loaded_on_the_cpu(tmp_path):
 
 @pytest.mark.parametrize("more", [[], ["--model.compile=true", "--trainer.precision=bf16-mixed"]])
 def test_the_pipeline_runs_on_it(more, own_folder):
+    main = pytest.importorskip("ftbc_pl.cli").main
     main(["fit", *QUICK, *more, "--trainer.accelerator=gpu", "--trainer.devices=1", "--ftbc.output_dir=out"])
     found = results("out")
     assert all(math.isfinite(value) for value in found["accuracy"]["calibrated"])

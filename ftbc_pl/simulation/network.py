@@ -6,6 +6,7 @@ rows alike; at each site the rows are seen as (T, B, ...) again.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ftbc_pl.functional.readout import mean_readout, weigh
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.options import ConversionOptions
 from ftbc_pl.simulation.redirection import Redirection
+from ftbc_pl.simulation.replay import Replay
 from ftbc_pl.simulation.visitors import Simulation
 from ftbc_pl.sites import ConversionReport
 from ftbc_pl.tracing.calls import Call, Trace
@@ -65,6 +67,7 @@ class SpikingNetwork(nn.Module):
         self.report = report
         self.register_buffer("readout_weights", mean_readout(self.num_steps).float())
         self._use_readout = True
+        self._replay = Replay()
         self.eval()
 
     @property
@@ -75,6 +78,10 @@ class SpikingNetwork(nn.Module):
     def train(self, mode: bool = True) -> "SpikingNetwork":
         """Stay in eval mode: batch statistics and dropout have no place in a converted network."""
         return super().train(False)
+
+    @property
+    def _all_modules(self) -> list[nn.Module]:
+        return list(self.modules())
 
     @property
     def device(self) -> torch.device:
@@ -118,12 +125,18 @@ class SpikingNetwork(nn.Module):
             Output of each step, (T, B, num_classes); :meth:`readout` makes predictions of them. Networks with several
             outputs or feature maps give the same structure of such tensors, (T, B, ...).
         """
+        chunks = self.chunks(len(images))
+        return self._replay.run(
+            partial(self._simulate, chunks), images, self._all_modules, tuple(chunks), self._use_readout
+        )
+
+    def _simulate(self, chunks: list[int], images: Tensor) -> Any:
         self.reset()
         try:
-            chunks = [self.visit(images, Simulation(steps)) for steps in self.chunks(len(images))]
+            parts = [self.visit(images, Simulation(steps)) for steps in chunks]
         finally:
             self.reset()
-        return tree_map(_joined, *chunks) if len(chunks) > 1 else chunks[0]
+        return tree_map(_joined, *parts) if len(parts) > 1 else parts[0]
 
     def readout(self, outputs: Tensor) -> Tensor:
         """Combine the outputs of the steps so far into the prediction at each t.
