@@ -50,7 +50,8 @@ def prepare(
             [f"(network): {type(model).__name__} has no ReLU module to exchange; use nn.ReLU, not F.relu"]
         )
     start = chosen.start if threshold is None else threshold
-    exchanged: dict[nn.Module, nn.Module] = {module: chosen(levels, start) for module in relus}
+    device = next((parameter.device for parameter in prepared.parameters()), torch.device("cpu"))
+    exchanged: dict[nn.Module, nn.Module] = {module: chosen(levels, start).to(device) for module in relus}
     for parent in list(prepared.modules()):
         for name, child in list(parent.named_children()):
             if child in exchanged:

@@ -68,5 +68,5 @@ def qcfs(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
         from ftbc_pl.functional.kernels.qcfs import QCFS, supports  # imports Triton
 
         if supports(x):
-            return QCFS.apply(x, threshold, levels)  # type: ignore[no-untyped-call,no-any-return]
+            return QCFS.apply(x, threshold.to(x.device), levels)  # type: ignore[no-untyped-call,no-any-return]
     return _QCFS.apply(x, threshold.to(x.dtype), levels)  # type: ignore[no-untyped-call,no-any-return]

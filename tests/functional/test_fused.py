@@ -69,9 +69,3 @@ def test_compiled_network_equals_the_network(monkeypatch):
     with snn.uncalibrated():
         assert torch.equal(snn(images()), uncalibrated)
     assert not torch.equal(calibrated, uncalibrated)
-
-
-def test_compiling_a_network_takes_no_arguments():
-    snn = convert(small_cnn(), 2, batches=[images()])
-    with pytest.raises(TypeError, match="not the layers"):
-        snn.compile(mode="max-autotune")
