@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.random_erasing import RandomErasing
-from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision import transforms
@@ -141,10 +141,11 @@ class Augmentation:
         )
         if self.padding is not None:
             height, width = geometry.input_size[1:]
-            interpolation = str_to_interp_mode(geometry.interpolation)
+            # cut to the proportions of the input, as when evaluating: squeezed images would be other images
             crop = transforms.Compose(
                 [
-                    transforms.Resize((height, width), interpolation=interpolation),
+                    ResizeKeepRatio((height, width), interpolation=geometry.interpolation),
+                    CenterCropOrPad((height, width)),
                     transforms.RandomCrop((height, width), padding=self.padding),
                     transforms.RandomHorizontalFlip(self.hflip),
                 ]
