@@ -6,24 +6,22 @@ from .listing import ANNOTATIONS, Files, LeftOut, image_suffixes, natural_key
 
 UNLABELLED = -1
 
-__all__ = ["UNLABELLED", "class_names", "number"]
+__all__ = ["UNLABELLED", "class_names", "empty_folders", "no_images", "number", "wrapping"]
 
 
-def class_names(files: Files, known: Collection[str] = (), inside_tar: bool = False) -> list[str | None]:
+def class_names(files: Files, depth: int = 0) -> list[str | None]:
     """Return the class of each image: the name of the first folder in its path; None where there is no folder.
 
     Tiny-ImageNet's validation images lie in one folder, and their classes are stated in a file beside it.
 
     Args:
         files: The images.
-        known: Names of the classes, where they are known.
-        inside_tar: Whether folders that hold all class folders may come first: `tar cf train.tar train` puts one there.
+        depth: How many folders come before those of the classes.
 
     Raises:
         ValueError: The file of Tiny-ImageNet's classes can't be read.
     """
     paths = [name.split("/") for name in files.names]
-    depth = _wrapping(paths, known) if inside_tar else 0
     stated = files.annotations.get("/".join([*(paths[0][:depth] if paths else []), ANNOTATIONS]))
     if stated is not None:
         by_name = _stated(stated, files.title)
@@ -36,8 +34,19 @@ def number(names: Sequence[str | None]) -> dict[str, int]:
     return {name: index for index, name in enumerate(sorted({n for n in names if n is not None}, key=natural_key))}
 
 
-def _wrapping(paths: Sequence[Sequence[str]], known: Collection[str]) -> int:
-    """Return how many folders hold everything: as long as there is one only, with folders in it."""
+def empty_folders(files: Files, depth: int = 0) -> list[str]:
+    """Return the folders at the place of those of the classes that hold no image."""
+    full = {"/".join(name.split("/")[: depth + 1]) for name in files.names}
+    return sorted(folder for folder in files.folders - full if folder.count("/") == depth)
+
+
+def wrapping(files: Files, known: Collection[str] = ()) -> int:
+    """Return how many folders of a tar file hold all class folders: `tar cf train.tar train` puts one there.
+
+    A folder is taken for one of these as long as it is the only one, is none of the `known` classes and has folders in
+    it.
+    """
+    paths = [name.split("/") for name in files.names]
     depth = 0
     while True:
         tops = {path[depth] for path in paths if len(path) > depth + 1}

@@ -33,6 +33,7 @@ class FolderFiles(Files):
         self.root, self.title = root, str(root)
         self.left_out = LeftOut()
         self.annotations = {}
+        self.folders = set()
         self._others = [os.path.realpath(other) for other in others]
         self._found: list[str] = []
         self._links: list[str] = []
@@ -72,6 +73,8 @@ class FolderFiles(Files):
                 elif entry.is_dir():
                     if self._is_new_folder(name):
                         waiting.append(name)
+                        if not folder:
+                            self.folders.add(name)
                 elif entry.is_file():
                     self._add(name)
                 else:
@@ -105,6 +108,8 @@ class FolderFiles(Files):
                 if path.is_dir():
                     self._check_role(name)
                     if self._is_new_folder(name):
+                        if "/" not in name:
+                            self.folders.add(name)
                         self._walk(name)
                 elif path.is_file():
                     files.append(name)

@@ -86,12 +86,14 @@ class Files(ABC):
     Attributes:
         title: The path of the folder or the tar file.
         names: Paths of the images inside it, with `/` between folders, in timm's order.
+        folders: Paths of the folders; in a folder only of those right in it.
         left_out: What is there and not read.
         annotations: What the files named `val_annotations.txt` hold, by their paths.
     """
 
     title: str
     names: list[str]
+    folders: set[str]
     left_out: LeftOut
     annotations: dict[str, bytes]
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
-from .classes import UNLABELLED, class_names, no_images, number
+from .classes import UNLABELLED, class_names, empty_folders, no_images, number, wrapping
 from .decode import decode
 from .folders import FolderFiles
 from .listing import Files
@@ -84,13 +84,16 @@ class FileSource(Source):
         self.files, self.mode, self.title = files, mode, files.title
         if not files.names:
             raise no_images(files, files.left_out)
-        classes = class_names(files, known, inside_tar=isinstance(files, TarFiles))
+        depth = wrapping(files, known) if isinstance(files, TarFiles) else 0
+        classes = class_names(files, depth)
         self.class_to_idx = number(classes)
         if not self.class_to_idx and not unlabelled:
             raise ValueError(
                 f"expected a folder for each class in {files.title}, got {len(files.names)} images in none "
                 f"(such as {files.names[0]}); sort them into folders named as their classes"
             )
+        for folder in empty_folders(files, depth):
+            files.left_out.add("folders without an image", folder)
         kept = [index for index, name in enumerate(classes) if unlabelled or name is not None]
         for index, name in enumerate(classes):
             if name is None and not unlabelled:

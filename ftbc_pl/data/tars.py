@@ -30,6 +30,7 @@ class _Scan:
 
     left_out: LeftOut = field(default_factory=LeftOut)
     places: dict[str, _Place] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
     annotations: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -50,7 +51,7 @@ class TarFiles(Files):
         scan = _Scan()
         with path.open("rb") as file:
             _read(file, _Archive(0, str(path)), scan)
-        self.left_out, self.annotations = scan.left_out, scan.annotations
+        self.left_out, self.annotations, self.folders = scan.left_out, scan.annotations, scan.folders
         # timm sorts by the paths inside the innermost tar file
         places = sorted(scan.places.items(), key=lambda item: natural_key(item[1].key))
         self.names = [name for name, _ in places]
@@ -96,7 +97,7 @@ def _read(file: BinaryIO, archive: _Archive, scan: _Scan) -> None:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else a million of them stay
                 name = archive.name(member.name)
-                if name is not None and not member.isdir():
+                if name is not None:
                     _add(tar, member, name, archive, scan)
             end = tar.offset
     except (tarfile.TarError, EOFError, OverflowError) as error:
@@ -114,7 +115,9 @@ def _read(file: BinaryIO, archive: _Archive, scan: _Scan) -> None:
 
 def _add(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, archive: _Archive, scan: _Scan) -> None:
     image = suffix(name) in image_suffixes()
-    if member.islnk():
+    if member.isdir():
+        scan.folders.add(name)
+    elif member.islnk():
         target = scan.places.get(archive.name(member.linkname) or "")
         if image and target is not None:
             scan.places[name] = target._replace(key=member.name)

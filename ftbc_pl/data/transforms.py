@@ -145,7 +145,7 @@ class Augmentation:
             crop = transforms.Compose(
                 [
                     ResizeKeepRatio((height, width), interpolation=geometry.interpolation),
-                    CenterCropOrPad((height, width)),
+                    CenterCropOrPad([height, width]),
                     transforms.RandomCrop((height, width), padding=self.padding),
                     transforms.RandomHorizontalFlip(self.hflip),
                 ]
