@@ -208,3 +208,15 @@ def test_empty_class_folders_are_told(root):
     (root / "train" / "fox" / "deeper").mkdir()
     with pytest.warns(UserWarning, match=r"left out 1 folders without an image \(such as fox\)"):
         assert len(source_of(pack(root / "train")).class_to_idx) == len(CLASSES)
+
+
+def test_empty_class_folders_count_where_the_number_of_classes_says_so(root):
+    """Networks know ImageNet's 1,000 classes, also where there are images of a few."""
+    (root / "train" / "fox").mkdir()
+    (root / "train" / "dog").mkdir()
+    pack(root / "train")
+    for split, ending in (("train", ".tar"), ("train", "")):
+        data = image_data(root, train_split=split + ending, test_split="test" + ending, num_classes=4, val_split=10)
+        assert data.class_names == ["china", "dog", "flower", "fox"]
+        assert data.images("train").labels.unique().tolist() == [0, 2]
+        assert data.images("test").labels.unique().tolist() == [0, 2]

@@ -1,6 +1,6 @@
 """From the paths of images to their classes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 from .listing import ANNOTATIONS, Files, LeftOut, image_suffixes, natural_key
 
@@ -29,7 +29,7 @@ def class_names(files: Files, depth: int = 0) -> list[str | None]:
     return [path[depth] if len(path) > depth + 1 else None for path in paths]
 
 
-def number(names: Sequence[str | None]) -> dict[str, int]:
+def number(names: Iterable[str | None]) -> dict[str, int]:
     """Number the classes in their natural order, as timm does."""
     return {name: index for index, name in enumerate(sorted({n for n in names if n is not None}, key=natural_key))}
 

@@ -57,7 +57,8 @@ class ImageData(ClassificationData):
             training image is held out.
         val_split: Fraction (0.1) or number (5000) of training images to hold out for validation, every class alike; 0
             for none.
-        num_classes: Number of classes, which the training images must have; left out: counted.
+        num_classes: Number of classes, which the training images must have; left out: counted. Class folders without an
+            image count only where this number says so.
         download: Download the data set if it isn't in `root` yet (`torch/…`).
         batch_size: Images in a training batch of each process.
         eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
@@ -140,7 +141,8 @@ class ImageData(ClassificationData):
             "crop_pct": crop_pct,
         }
         self._num_classes = num_classes
-        self._splits = Splits(name, root, self._mode, train_split, (test_split, val_split_name))
+        expected = CLASSES.get(name) if num_classes is None else num_classes
+        self._splits = Splits(name, root, self._mode, train_split, (test_split, val_split_name), expected)
         self._predicted: Images | None = None
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._mixup: Mixup | None = None
@@ -170,7 +172,7 @@ class ImageData(ClassificationData):
         if self._num_classes is None:
             if self.dataset.startswith(STREAMS):
                 raise ValueError(f"expected data.num_classes to be given for {self.dataset}, which does not state it")
-            self._num_classes = self._splits.training(None).num_classes
+            self._num_classes = self._splits.training().num_classes
         return self._num_classes
 
     @property
@@ -255,7 +257,7 @@ class ImageData(ClassificationData):
         return Augmentation(padding, self.hflip, self.auto_augment, self.color_jitter, self.re_prob)
 
     def _source(self, split: str) -> Source:
-        self._splits.training(self._num_classes)
+        self._splits.training()
         return self._splits.source(split)
 
     def _in_memory(self, split: str, augmentation: Augmentation) -> Tensor | None:

@@ -74,13 +74,21 @@ class FileSource(Source):
         mode: Pillow's mode for the images, `RGB` or `L`.
         known: Names of the classes, where they are known.
         unlabelled: Whether images without a class are kept, with the label −1.
+        num_classes: Number of classes; where the folders without an image make up this number, they are classes too.
 
     Raises:
         FileNotFoundError: There is no image.
         ValueError: No image has a class.
     """
 
-    def __init__(self, files: Files, mode: str, known: Sequence[str] = (), unlabelled: bool = False) -> None:
+    def __init__(
+        self,
+        files: Files,
+        mode: str,
+        known: Sequence[str] = (),
+        unlabelled: bool = False,
+        num_classes: int | None = None,
+    ) -> None:
         self.files, self.mode, self.title = files, mode, files.title
         if not files.names:
             raise no_images(files, files.left_out)
@@ -92,8 +100,12 @@ class FileSource(Source):
                 f"expected a folder for each class in {files.title}, got {len(files.names)} images in none "
                 f"(such as {files.names[0]}); sort them into folders named as their classes"
             )
-        for folder in empty_folders(files, depth):
-            files.left_out.add("folders without an image", folder)
+        empty = empty_folders(files, depth)
+        if num_classes == len(self.class_to_idx) + len(empty):
+            self.class_to_idx = number([*classes, *(folder.rpartition("/")[2] for folder in empty)])
+        elif not known:
+            for folder in empty:
+                files.left_out.add("folders without an image", folder)
         kept = [index for index, name in enumerate(classes) if unlabelled or name is not None]
         for index, name in enumerate(classes):
             if name is None and not unlabelled:

@@ -27,11 +27,21 @@ class Splits:
         mode: Pillow's mode for the images, `RGB` or `L`.
         train: Name of the split with the training images.
         others: Names of the other splits, or None.
+        num_classes: Number of classes; left out: that of the training images.
     """
 
-    def __init__(self, name: str, root: str, mode: str, train: str, others: tuple[str | None, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        mode: str,
+        train: str,
+        others: tuple[str | None, ...],
+        num_classes: int | None = None,
+    ) -> None:
         check_name(name)
         self.name, self.root, self.mode, self.train = name, root, mode, train
+        self._num_classes = num_classes
         self._all = {train, *(other for other in others if other is not None)}
         self._sources: dict[str, Source] = {}
         self._measured: set[tuple[str, tuple[int, int, int]]] = set()
@@ -58,16 +68,13 @@ class Splits:
             self._sources[split] = source
         return self._sources[split]
 
-    def training(self, expected: int | None) -> Source:
+    def training(self) -> Source:
         """Return the training images, whose classes count.
 
-        Args:
-            expected: Number of classes; left out: that of the training images.
-
         Raises:
-            ValueError: There is another number of classes, or a single one.
+            ValueError: There is another number of classes than given, or a single one.
         """
-        source = self.source(self.train)
+        source, expected = self.source(self.train), self._num_classes
         found, names = source.num_classes, _some(source.class_to_idx)
         if expected is not None and (found != expected if self.in_files else found > expected):
             raise ValueError(
@@ -125,7 +132,9 @@ class Splits:
         for other in self._all - {split}:
             with suppress(FileNotFoundError):  # not every stage needs every split
                 others.append(split_path(root, other))
-        return FileSource(open_files(path, others), self.mode, known)
+        # a class without an image in another split is nothing unusual
+        num_classes = self._num_classes if split == self.train else None
+        return FileSource(open_files(path, others), self.mode, known, num_classes=num_classes)
 
 
 def _some(classes: dict[str, int] | None) -> str:
