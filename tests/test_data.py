@@ -104,7 +104,9 @@ def test_own_validation_split(tmp_path):
     data = image_data(tmp_path, val_split_name="validation")
     assert (len(data.images("train")), len(data.images("val")), len(data.images("test"))) == (40, 6, 12)
     with pytest.raises(ValueError, match="different splits"):
-        image_data(tmp_path, val_split_name="test")
+        image_data(tmp_path, val_split_name="train")
+    with pytest.raises(ValueError, match="different splits for validation and test when training"):
+        image_data(tmp_path, val_split_name="test").setup("fit")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

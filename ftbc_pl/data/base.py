@@ -1,11 +1,13 @@
 """What all data sets for classification share: roles, loaders and their batches in several processes."""
 
+import math
 import os
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
@@ -16,7 +18,15 @@ from .batches import Batch, Batches, Images, TensorImages, evaluation_batches, k
 
 Role = Literal["train", "calibration", "val", "test"]
 
-__all__ = ["ClassificationData", "Role", "hold_out"]
+WORKERS_PER_CORE = 4
+"""Loading processes for each core, for each training process: more only wait, and hundreds exhaust the memory."""
+
+__all__ = ["ClassificationData", "Role", "available_cores", "hold_out"]
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use, which a cluster or a container limits."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hold_out(labels: Tensor, amount: int | float, seed: int) -> tuple[Tensor, Tensor]:
@@ -50,7 +60,7 @@ def hold_out(labels: Tensor, amount: int | float, seed: int) -> tuple[Tensor, Te
     except ValueError as error:
         raise ValueError(
             f"can't hold out val_split={amount} of {len(labels)} images with every class in both parts ({error}); "
-            f"change val_split, or name the data set's own validation split by val_split_name"
+            f"change val_split (0 holds out none), or name the data set's own validation split by val_split_name"
         ) from error
     return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
 
@@ -67,7 +77,7 @@ class ClassificationData(LightningDataModule, ABC):
         eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
             `batch_size`.
         num_workers: Processes that load images, for each training process; 0 loads them in the training process itself;
-            left out: one a core, up to 8, and none for images kept in memory.
+            left out: one per core, up to 8, and none for images kept in memory; at most 4 per core are started.
         pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
         seed: Seed of the split into training and validation images and of the order of calibration images.
         val_split: Fraction (0.1) or number (5000) of training images to hold out for validation; 0 for no validation.
@@ -90,6 +100,10 @@ class ClassificationData(LightningDataModule, ABC):
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if size is not None and size < 1:
                 raise ValueError(f"expected data.{name} of at least 1, got {size}")
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"expected data.num_workers of at least 0, got {num_workers}")
+        if not (math.isfinite(val_split) and val_split >= 0):
+            raise ValueError(f"expected data.val_split as a fraction in 0..1 or a number of images, got {val_split}")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.num_workers = num_workers
@@ -102,6 +116,16 @@ class ClassificationData(LightningDataModule, ABC):
     @abstractmethod
     def num_classes(self) -> int:
         """Number of classes; known before `setup`."""
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes by their numbers, where they are known."""
+        return None
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation images; known before any are read."""
+        return self.val_split > 0
 
     @abstractmethod
     def build(self, role: Role) -> Images:
@@ -116,11 +140,21 @@ class ClassificationData(LightningDataModule, ABC):
             self._images[role] = self.build(role)
         return self._images[role]
 
+    def images_to_predict(self) -> Images:
+        """Return the images whose classes `predict` finds: the test images, or whatever images are in their place.
+
+        Their labels may be −1, which is none, and `names` are the names of their files where they have any.
+        """
+        return self.images("test")
+
     def setup(self, stage: str | None = None) -> None:
         """Resolve the settings from the trainer's network and open the images that the stage needs."""
         network = getattr(getattr(self.trainer, "lightning_module", None), "network", None)
         if isinstance(network, nn.Module):
             self.resolve_from(network)
+        if stage == "predict":
+            self.images_to_predict()
+            return
         roles: dict[str | None, tuple[Role, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for role in roles.get(stage, ("test",)):
             self.images(role)
@@ -141,8 +175,8 @@ class ClassificationData(LightningDataModule, ABC):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return the test images; Lightning shares them out between processes and keeps track of their indices."""
-        return self._loader(self.images("test"), batch_size=self.eval_batch_size, shuffle=False, collate_fn=keep)
+        """Return the images to predict; Lightning shares them out between processes and knows their indices."""
+        return self._loader(self.images_to_predict(), batch_size=self.eval_batch_size, shuffle=False, collate_fn=keep)
 
     def calibration_dataloader(self, batch_size: int, num_batches: int) -> DataLoader[Batch]:
         """Return training images to calibrate with: not augmented, none twice, in an order fixed by the seed.
@@ -190,8 +224,8 @@ class ClassificationData(LightningDataModule, ABC):
     def _loader(self, images: Images | Batches, **kwargs: Any) -> DataLoader[Batch]:
         source = images.images if isinstance(images, Batches) else images
         # a batch of images in memory is cut out faster than a worker could hand it over
-        automatic = 0 if isinstance(source, TensorImages) else min(os.cpu_count() or 1, 8)
-        workers = automatic if self.num_workers is None else self.num_workers
+        automatic = 0 if isinstance(source, TensorImages) else min(available_cores(), 8)
+        workers = automatic if self.num_workers is None else self._bounded_workers(self.num_workers)
         training = kwargs.get("shuffle", False)
         return DataLoader(
             images,
@@ -200,3 +234,12 @@ class ClassificationData(LightningDataModule, ABC):
             persistent_workers=workers > 0 and training,
             **kwargs,
         )
+
+    @staticmethod
+    def _bounded_workers(number: int) -> int:
+        most = WORKERS_PER_CORE * available_cores()
+        if number > most:
+            rank_zero_warn(
+                f"data.num_workers is {number}, but {available_cores()} cores are there: starting {most} instead"
+            )
+        return min(number, most)

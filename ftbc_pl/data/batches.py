@@ -17,6 +17,8 @@ class Images(Dataset[Batch]):
     """Labelled images that are read a batch at a time, as `(B, C, H, W)` images and `(B,)` labels."""
 
     labels: Tensor
+    names: Sequence[str] | None = None
+    """Names of the images' files, in the order of the images, where they are known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,6 +42,9 @@ class TensorImages(Images):
         augment: Applied to a batch before it is normalised.
         erase: Applied to a batch after it is normalised.
         indices: Which images there are, in which order; left out: all.
+
+    Raises:
+        ValueError: An image holds NaN or infinity.
     """
 
     def __init__(
@@ -53,6 +58,11 @@ class TensorImages(Images):
         erase: Callable[[Tensor], Tensor] | None = None,
         indices: Tensor | None = None,
     ) -> None:
+        if images.is_floating_point() and not (finite := images.isfinite().flatten(1).all(1)).all():
+            raise ValueError(
+                f"expected images of finite numbers, got NaN or infinity in {int((~finite).sum())} of {len(images)} "
+                f"(the first is image {int((~finite).nonzero()[0])}); take them out of the data set"
+            )
         self.images = images
         self.indices = torch.arange(len(labels)) if indices is None else indices
         self.labels = labels[self.indices]

@@ -55,6 +55,11 @@ class DigitsData(ClassificationData):
         """Number of classes: 10."""
         return 10
 
+    @property
+    def class_names(self) -> list[str]:
+        """The digits."""
+        return [str(digit) for digit in range(10)]
+
     def build(self, role: Role) -> Images:
         """Return the images of a role, scaled from 0..16 to 0..1 and normalised."""
         digits = load_digits()

@@ -11,8 +11,18 @@ from torch import Tensor, nn
 from ..models.resnet import CIFAR_MEAN, CIFAR_STD
 from .base import ClassificationData, Role, hold_out
 from .batches import Batch, Images, TensorImages
-from .sources import CLASSES, STREAMS, Source, open_source, open_stream, same_classes
-from .transforms import SMALL, Augmentation, SourceImages, decode_all, memory_image, resolve_geometry
+from .sources import Source
+from .splits import Splits
+from .timm_sources import CLASSES, STREAMS, converted, open_named, open_stream
+from .transforms import (
+    SMALL,
+    Augmentation,
+    SourceImages,
+    decode_all,
+    height_and_width,
+    memory_image,
+    resolve_geometry,
+)
 
 CACHE_BYTES = 2**30
 
@@ -20,7 +30,11 @@ __all__ = ["ImageData"]
 
 
 class ImageData(ClassificationData):
-    """Any image data set that `timm.data.create_dataset` opens.
+    """Folders and tar files of class folders, and whatever else `timm.data.create_dataset` opens by name.
+
+    The class of an image is the first folder below its split, however many folders lie between them; Tiny-ImageNet's
+    own layout is understood. Every file that Pillow reads is an image; a warning counts what is left out. Hidden files
+    and folders are no part of a data set.
 
     The three roles: training images are those of `train_split`, less the validation images; test images are those of
     `test_split`. Validation images are those of `val_split_name` where the data set has three splits, else held out
@@ -32,26 +46,29 @@ class ImageData(ClassificationData):
 
     Args:
         root: Folder of the data set. Downloads go there.
-        name: timm's name of the data set: `folder` for class folders or tar files of class folders in `root`,
+        name: What the data set is: `folder` for class folders or tar files of class folders in `root`,
             `torch/cifar10`, `torch/cifar100`, `hfds/<name>` (Hugging Face; needs the package `datasets`), `wds/<name>`
             (needs `webdataset`).
         train_split: Split with the training images. For `folder` a folder or tar file in `root` (`train` finds
             `train.tar` too).
-        test_split: Split with the test images; `val` for ImageNet.
+        test_split: Split with the test images; `val` for ImageNet. `predict` takes images without classes too.
         val_split_name: Split with validation images, for data sets with three; left out: `val_split` of the training
-            images.
+            images. To calibrate without training, where nothing is selected, it may be the test split, so that no
+            training image is held out.
         val_split: Fraction (0.1) or number (5000) of training images to hold out for validation, every class alike; 0
             for none.
-        num_classes: Number of classes; left out: counted.
+        num_classes: Number of classes, which the training images must have; left out: counted. Class folders without an
+            image count only where this number says so.
         download: Download the data set if it isn't in `root` yet (`torch/…`).
         batch_size: Images in a training batch of each process.
         eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
             `batch_size`.
-        num_workers: Processes that decode images, for each training process; left out: one a core, up to 8, and none
-            for images kept in memory, where they would cost more than they bring.
+        num_workers: Processes that decode images, for each training process; left out: one per core, up to 8, and none
+            for images kept in memory, where they would cost more than they bring; at most 4 per core are started.
         pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
         seed: Seed of the split into training and validation images and of the order of calibration images.
-        input_size: Height and width of the network's input in pixels; left out: from the network.
+        input_size: Side of the network's input in pixels, or its height and width (`[16, 64]`); left out: from the
+            network.
         in_chans: Channels of the images: 3 for colour, 1 for grey.
         mean: Mean of each channel, for images in 0..1; left out: from the network.
         std: Standard deviation of each channel, for images in 0..1; left out: from the network.
@@ -89,7 +106,7 @@ class ImageData(ClassificationData):
         num_workers: int | None = None,
         pin_memory: bool | None = None,
         seed: int = 0,
-        input_size: int | None = None,
+        input_size: int | tuple[int, int] | None = None,
         in_chans: int = 3,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -106,9 +123,9 @@ class ImageData(ClassificationData):
         cache: bool | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, val_split)
-        splits = [split for split in (train_split, test_split, val_split_name) if split is not None]
-        if len(set(splits)) < len(splits):
-            raise ValueError(f"expected different splits for training, validation and test, got {', '.join(splits)}")
+        if train_split in (test_split, val_split_name):
+            raise ValueError(f"expected different splits for training and evaluation, got {train_split} for both")
+        size = height_and_width(input_size)
         if in_chans not in (1, 3):
             raise ValueError(f"expected data.in_chans of 3 (colour) or 1 (grey), got {in_chans}")
         self.root, self.dataset, self.download, self.in_chans = root, name, download, in_chans
@@ -117,17 +134,19 @@ class ImageData(ClassificationData):
         self.auto_augment, self.color_jitter, self.re_prob = auto_augment, color_jitter, re_prob
         self.mixup_alpha, self.cutmix_alpha, self.cache = mixup_alpha, cutmix_alpha, cache
         self._given: dict[str, Any] = {
-            "input_size": None if input_size is None else (in_chans, input_size, input_size),
+            "input_size": None if size is None else (in_chans, *size),
             "mean": mean,
             "std": std,
             "interpolation": interpolation,
             "crop_pct": crop_pct,
         }
         self._num_classes = num_classes
-        self._sources: dict[str, Source] = {}
+        expected = CLASSES.get(name) if num_classes is None else num_classes
+        self._splits = Splits(name, root, self._mode, train_split, (test_split, val_split_name), expected)
+        self._predicted: Images | None = None
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._mixup: Mixup | None = None
-        small = name.startswith("torch/") or (input_size is not None and input_size <= SMALL)
+        small = name.startswith("torch/") or (size is not None and max(size) <= SMALL)
         self._resolve({"input_size": (in_chans, 32, 32), "mean": CIFAR_MEAN, "std": CIFAR_STD} if small else {})
 
     def _resolve(self, config: dict[str, Any]) -> None:
@@ -137,6 +156,7 @@ class ImageData(ClassificationData):
             self.input_size, self.mean, self.std = geometry.input_size, geometry.mean, geometry.std
             self._images.clear()
             self._memory.clear()
+            self._predicted = None
 
     def resolve_from(self, network: nn.Module) -> None:
         """Take what isn't given (size, mean, std, resampling, crop) from the network's timm configuration."""
@@ -152,14 +172,37 @@ class ImageData(ClassificationData):
         if self._num_classes is None:
             if self.dataset.startswith(STREAMS):
                 raise ValueError(f"expected data.num_classes to be given for {self.dataset}, which does not state it")
-            self._num_classes = self._source(self.train_split).num_classes
+            self._num_classes = self._splits.training().num_classes
         return self._num_classes
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes by their numbers; None where they, or the training images, are missing."""
+        return None if self.dataset.startswith(STREAMS) else self._splits.class_names()
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation images; known before any are read."""
+        return self.val_split_name is not None or self.val_split > 0
+
+    def setup(self, stage: str | None = None) -> None:
+        """Resolve the settings from the trainer's network and open the images that the stage needs.
+
+        Raises:
+            ValueError: Training would select by the test images.
+        """
+        if stage == "fit" and self.val_split_name == self.test_split:
+            raise ValueError(
+                f"expected different splits for validation and test when training, got {self.test_split} for both; "
+                f"leave out data.val_split_name to hold out training images"
+            )
+        super().setup(stage)
 
     def prepare_data(self) -> None:
         """Download the data set where asked to; Lightning calls this in one process of each machine."""
-        if self.download and not self.dataset.startswith(STREAMS):
+        if self.download and not self._splits.in_files and not self.dataset.startswith(STREAMS):
             for split in (self.train_split, self.test_split):
-                open_source(self.dataset, self.root, split, self._mode, download=True)
+                open_named(self.dataset, self.root, split, self._mode, download=True)
 
     def build(self, role: Role) -> Images:
         """Return the images of a role; see the class for what each is made of."""
@@ -170,6 +213,8 @@ class ImageData(ClassificationData):
         if split == self.train_split and self.val_split_name is None:
             kept, held_out = hold_out(labels, self.val_split, self.seed)
             indices = held_out if role == "val" else kept
+        if not self.dataset.startswith(STREAMS):
+            self._splits.warn_of_cropping(split, self.input_size)
         in_memory = self._in_memory(split, augmentation)
         if in_memory is not None and (role != "train" or augmentation.batched):
             augment, erase = (augmentation.shift(), augmentation.erase()) if role == "train" else (None, None)
@@ -177,6 +222,17 @@ class ImageData(ClassificationData):
         image = self._source(split).image if in_memory is None else partial(memory_image, in_memory)
         transform = augmentation.single(self.geometry) if role == "train" else self.geometry.evaluation()
         return SourceImages(labels, image, transform, indices)
+
+    def images_to_predict(self) -> Images:
+        """Return the images of `test_split`, with their files' names; in folders and tar files they need no class."""
+        if not self._splits.in_files:
+            return self.images("test")
+        if self._predicted is None:
+            source = self._splits.unlabelled(self.test_split)
+            indices = torch.arange(len(source))
+            self._predicted = SourceImages(source.labels, source.image, self.geometry.evaluation(), indices)
+            self._predicted.names = source.names
+        return self._predicted
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Mix the images and labels of training batches, on the device, where Mixup or CutMix is asked for."""
@@ -201,17 +257,8 @@ class ImageData(ClassificationData):
         return Augmentation(padding, self.hflip, self.auto_augment, self.color_jitter, self.re_prob)
 
     def _source(self, split: str) -> Source:
-        if split not in self._sources:
-            source = open_source(self.dataset, self.root, split, self._mode)
-            if split != self.train_split:
-                same_classes(source, self._source(self.train_split))
-            if self._num_classes is not None and int(source.labels.max()) >= self._num_classes:
-                raise ValueError(
-                    f"expected {self._num_classes} classes (data.num_classes) in {source.title}, "
-                    f"got {source.num_classes}; correct data.num_classes"
-                )
-            self._sources[split] = source
-        return self._sources[split]
+        self._splits.training()
+        return self._splits.source(split)
 
     def _in_memory(self, split: str, augmentation: Augmentation) -> Tensor | None:
         if self.dataset.startswith(STREAMS):
@@ -229,10 +276,9 @@ class ImageData(ClassificationData):
         small = max(self.input_size[1:]) <= SMALL and len(source) * torch.Size(self.input_size).numel() <= CACHE_BYTES
         if not (small if self.cache is None else self.cache):
             return None
-        title = Path(split).stem if self.dataset == "folder" else f"{self.dataset} {split}"
+        title = Path(split).stem if self._splits.in_files else f"{self.dataset} {split}"
         images = ((source.image(index), label) for index, label in enumerate(source.labels.tolist()))
         self._memory[split] = decode_all(images, len(source), self.geometry, title)
-        source.close()
         return self._memory[split][0]
 
     def _stream(self, split: str) -> tuple[Tensor, Tensor]:
@@ -244,5 +290,6 @@ class ImageData(ClassificationData):
                     f"{self.dataset} can only be read from beginning to end, so they are kept in memory, "
                     f"{size / 2**30:.1f} GiB for split {split}; set data.cache to true to do so, or unpack it"
                 )
-            self._memory[split] = decode_all(stream, len(stream), self.geometry, f"{self.dataset} {split}")
+            images = converted(stream, self._mode, self.dataset)
+            self._memory[split] = decode_all(images, len(stream), self.geometry, f"{self.dataset} {split}")
         return self._memory[split]

@@ -1,97 +1,37 @@
-"""The splits of a data set as timm opens them: labels at once, images by index, and errors that name the file."""
+"""The splits of a data set: labels at once, images by index, and errors that name the file."""
 
-import os
-import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
-from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 
-FOLDER_NAMES = ("", "folder")
-STREAMS = ("wds/", "hfids/", "tfds/")
-CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/mnist": 10, "torch/kmnist": 10, "torch/fashion_mnist": 10}
+from .classes import UNLABELLED, class_names, empty_folders, no_images, number, wrapping
+from .decode import decode
+from .folders import FolderFiles
+from .listing import Files
+from .tars import TarFiles
 
-__all__ = ["CLASSES", "STREAMS", "Source", "open_source", "open_stream", "same_classes"]
+__all__ = ["FileSource", "Source", "check_disjoint", "open_files", "same_classes", "split_path"]
 
 
-def open_source(name: str, root: str, split: str, mode: str, **options: Any) -> "Source":
-    """Open one split of a data set through `timm.data.create_dataset`.
+class Source(ABC):
+    """One split of a data set.
 
-    Args:
-        name: timm's name; empty or `folder` for a folder, or a tar file, of class folders.
-        root: Folder of the data set.
-        split: Name of the split; for folders that of a folder or tar file in `root`.
-        mode: Pillow's mode for the images, `RGB` or `L`.
-        **options: Further arguments of `create_dataset`.
-
-    Raises:
-        FileNotFoundError: The data is not there; says what is and what to do.
-        ValueError: timm does not know the data set.
+    Attributes:
+        title: What to call it in a message.
+        labels: Classes `(N,)`, −1 for images without one.
+        class_to_idx: Numbers of the classes by their names, where these are known.
+        names: Names of the images' files, where they have any.
     """
-    try:
-        if name in FOLDER_NAMES:
-            path = _folder(Path(root), split)
-            return Source(create_dataset("", root=str(path), search_split=False, **options), mode, f"{path}")
-        return Source(
-            create_dataset(name, root=root, split=split, **options), mode, f"{name}, split {split}, in {root}"
-        )
-    except (AssertionError, RuntimeError) as error:
-        # torchvision and timm report data that is absent, incomplete or unknown in this way
-        if "Unknown torchvision dataset" in str(error):
-            raise ValueError(f"expected data.name to be one that timm's create_dataset knows, got {name!r}") from error
-        raise FileNotFoundError(
-            f"expected the images of {name or 'a folder of classes'}, split {split}, in {root}: {error}; "
-            f"correct data.root, or set data.download to true for data sets that can be downloaded"
-        ) from error
 
-
-def open_stream(name: str, root: str, split: str, mode: str) -> Any:
-    """Open a data set that can only be read from beginning to end, such as `wds/…`; every process reads all of it.
-
-    Raises:
-        FileNotFoundError: The data set or the package that reads it is not there.
-    """
-    try:
-        stream = create_dataset(name, root=root, split=split, input_img_mode=mode, is_training=False)
-    except (AssertionError, RuntimeError, ImportError, OSError, KeyError) as error:
-        raise FileNotFoundError(
-            f"expected {name}, split {split}, in {root}, but: {error}; correct data.root"
-        ) from error
-    for attribute, value in (("dist_rank", 0), ("dist_num_replicas", 1)):
-        if hasattr(stream.reader, attribute):
-            setattr(stream.reader, attribute, value)
-    return stream
-
-
-def _folder(root: Path, split: str) -> Path:
-    for path in (root / split, root / f"{split}.tar"):
-        if path.is_dir() or (path.is_file() and path.suffix == ".tar"):
-            return path
-    if not root.is_dir():
-        raise FileNotFoundError(f"expected the folder of the data set at {root}, found none; correct data.root")
-    found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
-    raise FileNotFoundError(
-        f"expected a folder or tar file of class folders named {split!r} in {root}, which holds {found}; "
-        f"name the splits by data.train_split, data.test_split and data.val_split_name"
-    )
-
-
-class Source:
-    """One split: `labels` `(N,)`, the names of the classes where they are known, and the images by index."""
-
-    def __init__(self, dataset: Any, mode: str, title: str) -> None:
-        self.dataset, self.mode, self.title = dataset, mode, title
-        reader = getattr(dataset, "reader", None)
-        self.reader = reader
-        names = next((getattr(reader or dataset, key) for key in _CLASS_NAMES if hasattr(reader or dataset, key)), None)
-        self.class_to_idx: dict[str, int] | None = dict(names) if names else None
-        self.labels: Tensor = torch.as_tensor(np.asarray(_labels(reader, dataset)), dtype=torch.int64)
-        self._process = os.getpid()
-        weakref.finalize(self, _close_archives, reader)
+    title: str
+    labels: Tensor
+    class_to_idx: dict[str, int] | None
+    names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,50 +45,140 @@ class Source:
         """Decode one image.
 
         Raises:
-            RuntimeError: The image is damaged or gone; names its file. timm's own reading would take the next image in
-                its place.
+            RuntimeError: The image is damaged, gone or of a kind without a range of values; names its file.
         """
-        if self._process != os.getpid():
-            # a file opened before the worker was forked shares its position with the other processes
-            _close_archives(self.reader)
-            self._process = os.getpid()
         try:
-            if self.reader is None:
-                image: Image.Image = self.dataset[index][0]
-                return image.convert(self.mode)
-            with self.reader[index][0] as file:
-                return Image.open(file).convert(self.mode)
+            return self._image(index)
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            name = "" if self.reader is None else f" ({self.dataset.filename(index)})"
+            name = self._name(index)
             raise RuntimeError(
-                f"can't read image {index}{name} of {self.title}: {error}; replace it or take it out of the data set"
+                f"can't read image {index}{f' ({name})' if name else ''} of {self.title}: {error}; "
+                f"replace it or take it out of the data set"
             ) from error
 
-    def close(self) -> None:
-        """Close the archives that reading has opened; reading opens them again."""
-        _close_archives(self.reader)
+    @abstractmethod
+    def _image(self, index: int) -> Image.Image:
+        """Decode one image, with whatever error there is."""
+
+    def _name(self, index: int) -> str | None:
+        return self.names[index] if self.names is not None else None
 
 
-_CLASS_NAMES = ("class_to_idx", "class_name_to_idx")
+class FileSource(Source):
+    """The images in a folder or tar file of class folders.
+
+    What is no image, or lies in no class folder, is left out with a warning that counts it.
+
+    Args:
+        files: The files.
+        mode: Pillow's mode for the images, `RGB` or `L`.
+        known: Names of the classes, where they are known.
+        unlabelled: Whether images without a class are kept, with the label −1.
+        num_classes: Number of classes; where the folders without an image make up this number, they are classes too.
+
+    Raises:
+        FileNotFoundError: There is no image.
+        ValueError: No image has a class.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        mode: str,
+        known: Sequence[str] = (),
+        unlabelled: bool = False,
+        num_classes: int | None = None,
+    ) -> None:
+        self.files, self.mode, self.title = files, mode, files.title
+        if not files.names:
+            raise no_images(files, files.left_out)
+        depth = wrapping(files, known) if isinstance(files, TarFiles) else 0
+        classes = class_names(files, depth)
+        self.class_to_idx = number(classes)
+        if not self.class_to_idx and not unlabelled:
+            raise ValueError(
+                f"expected a folder for each class in {files.title}, got {len(files.names)} images in none "
+                f"(such as {files.names[0]}); sort them into folders named as their classes"
+            )
+        empty = empty_folders(files, depth)
+        if num_classes == len(self.class_to_idx) + len(empty):
+            self.class_to_idx = number([*classes, *(folder.rpartition("/")[2] for folder in empty)])
+        elif not known:
+            for folder in empty:
+                files.left_out.add("folders without an image", folder)
+        kept = [index for index, name in enumerate(classes) if unlabelled or name is not None]
+        for index, name in enumerate(classes):
+            if name is None and not unlabelled:
+                files.left_out.add("images without a class", files.names[index])
+        self._places = kept
+        self.names = [files.names[index] for index in kept]
+        self.labels = torch.tensor([self.class_to_idx.get(classes[index] or "", UNLABELLED) for index in kept])
+        if len(files.left_out):
+            rank_zero_warn(f"read {len(kept)} images in {files.title} and left out {files.left_out}")
+
+    def numbered(self, known: Mapping[str, int]) -> Tensor:
+        """Return the labels by other numbers of the classes; −1 for classes that are not among these."""
+        number_of = torch.tensor([known.get(name, UNLABELLED) for name in self.class_to_idx or ()] + [UNLABELLED])
+        return number_of[self.labels]
+
+    def _image(self, index: int) -> Image.Image:
+        with self.files.open(self._places[index]) as file:
+            return decode(file, self.mode)
 
 
-def _labels(reader: Any, dataset: Any) -> Any:
-    if reader is None:
-        return dataset.targets
-    if hasattr(reader, "targets"):
-        return reader.targets
-    if hasattr(reader, "iter_targets"):
-        return list(reader.iter_targets())
-    return [label for _, label in reader.samples]
+def split_path(root: Path, split: str) -> Path:
+    """Return the folder or tar file of a split.
+
+    Raises:
+        FileNotFoundError: There is none; says what there is.
+    """
+    for path in (root / split, root / f"{split}.tar"):
+        if path.is_dir() or (path.is_file() and path.suffix == ".tar"):
+            return path
+    if not root.is_dir():
+        raise FileNotFoundError(f"expected the folder of the data set at {root}, found none; correct data.root")
+    found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+    raise FileNotFoundError(
+        f"expected a folder or tar file of class folders named {split!r} in {root}, which holds {found}; "
+        f"name the splits by data.train_split, data.test_split and data.val_split_name"
+    )
 
 
-def _close_archives(reader: Any) -> None:
-    states = getattr(reader, "tar_state", None)
-    for state in states.values() if isinstance(states, dict) else [states] if states else []:
-        for part in (*state.children.values(), state):
-            if part.tf is not None:
-                part.tf.close()
-                part.reset()
+def open_files(path: Path, others: Sequence[Path] = ()) -> Files:
+    """List the images of a folder or tar file.
+
+    Args:
+        path: The folder or tar file.
+        others: Folders and tar files of the other splits, which share no image with it.
+
+    Raises:
+        ValueError: The tar file can't be read, or another split shares images with this one.
+    """
+    real = path.resolve()
+    for other in others:
+        if real == other.resolve() or real in other.resolve().parents or other.resolve() in real.parents:
+            raise ValueError(
+                f"expected splits that share no image, got {path} and {other}, one of which is or holds the other; "
+                f"change data.train_split, data.test_split or data.val_split_name"
+            )
+    return FolderFiles(path, others) if path.is_dir() else TarFiles(path)
+
+
+def check_disjoint(one: Source, other: Source) -> None:
+    """Check that no image is reached from two splits through symbolic links.
+
+    Raises:
+        ValueError: One is.
+    """
+    if not isinstance(one, FileSource) or not isinstance(other, FileSource):
+        return
+    first, second = one.files.linked(), other.files.linked()
+    shared = sorted(first.keys() & second.keys(), key=lambda key: first[key])
+    if shared:
+        raise ValueError(
+            f"expected every image in one split only, got {len(shared)} that both {one.title} and {other.title} link "
+            f"to (such as {first[shared[0]]} and {second[shared[0]]}); remove the links from one of them"
+        )
 
 
 def same_classes(source: Source, train: Source) -> None:
@@ -165,8 +195,8 @@ def same_classes(source: Source, train: Source) -> None:
             f"expected the classes of {train.title} in {source.title}, "
             f"got {len(unknown)} others ({', '.join(unknown[:5])}); remove their folders"
         )
-    number = torch.zeros(len(source.class_to_idx), dtype=torch.int64)
+    number_of = torch.zeros(len(source.class_to_idx), dtype=torch.int64)
     for name, index in source.class_to_idx.items():
-        number[index] = train.class_to_idx[name]
-    source.labels = number[source.labels]
+        number_of[index] = train.class_to_idx[name]
+    source.labels = torch.where(source.labels < 0, UNLABELLED, number_of[source.labels])
     source.class_to_idx = train.class_to_idx

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.random_erasing import RandomErasing
-from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision import transforms
@@ -21,7 +21,17 @@ from .batches import Batch, Images, random_shift
 SMALL = 64
 """Up to this size in pixels, images are augmented by shifting and may be kept in memory."""
 
-__all__ = ["SMALL", "Augmentation", "Geometry", "SourceImages", "decode_all", "memory_image", "resolve_geometry"]
+__all__ = [
+    "SMALL",
+    "Augmentation",
+    "Geometry",
+    "SourceImages",
+    "decode_all",
+    "height_and_width",
+    "lost_to_cropping",
+    "memory_image",
+    "resolve_geometry",
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,32 @@ def resolve_geometry(config: dict[str, Any], given: dict[str, Any], in_chans: in
     return Geometry(**{field.name: resolved[field.name] for field in fields(Geometry)})
 
 
+def height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the height and width that a side, or both, stand for.
+
+    Raises:
+        ValueError: They are not positive.
+    """
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"expected data.input_size of at least 1 pixel, got {size}")
+    return height, width
+
+
+def lost_to_cropping(sizes: Sequence[tuple[int, int]], input_size: tuple[int, int, int]) -> float:
+    """Return the fraction of their area that images lose when they are cut to the proportions of the input.
+
+    Args:
+        sizes: Width and height of each image, in pixels.
+        input_size: Channels, height and width of the network's input.
+    """
+    _, height, width = input_size
+    proportions = [(image_width * height) / (image_height * width) for image_width, image_height in sizes]
+    return 1 - sum(min(value, 1 / value) for value in proportions) / len(proportions)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How training images are changed at random; `padding` is None for the random crop and resize of ImageNet."""
@@ -105,10 +141,11 @@ class Augmentation:
         )
         if self.padding is not None:
             height, width = geometry.input_size[1:]
-            interpolation = str_to_interp_mode(geometry.interpolation)
+            # cut to the proportions of the input, as when evaluating: squeezed images would be other images
             crop = transforms.Compose(
                 [
-                    transforms.Resize((height, width), interpolation=interpolation),
+                    ResizeKeepRatio((height, width), interpolation=geometry.interpolation),
+                    CenterCropOrPad([height, width]),
                     transforms.RandomCrop((height, width), padding=self.padding),
                     transforms.RandomHorizontalFlip(self.hflip),
                 ]
