@@ -130,10 +130,10 @@ def solve_ridge(design: Design, sums: SplitSums, penalties: Sequence[float] = PE
     penalty, left = _chosen_penalty(design, sums, penalties)
     total = sums.training + sums.held_out
     products = _Products.of(total, total)
-    zero = _no_change(design, total)
-    solution = zero
     if penalty < torch.inf:
         solution = _solve(products.without_constants(total), design, penalty)
+    else:
+        solution = _no_change(design, total)
     before, after = products.error_error, products.errors(solution)
     worse = ~(after <= before)
     solution = _Solution(

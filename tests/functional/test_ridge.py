@@ -54,6 +54,16 @@ KINDS = {
         ],
         1,
     ),
+    "padding: same, even kernel": (
+        [
+            (
+                conv((3, 2, 2, 4), padding="same"),
+                lambda x, w: F.conv2d(F.pad(x, (1, 2, 0, 1)), w),
+                (2, 5, 6),
+            )
+        ],
+        1,
+    ),
     "padding: valid": ([(conv((3, 2, 2, 3), padding="valid"), F.conv2d, (2, 5, 6))], 1),
     "padding: reflect": ([(conv((3, 2, 3, 3), padding=1, mode="reflect"), padded("reflect"), (2, 5, 5))], 1),
     "padding: replicate": ([(conv((3, 2, 3, 3), padding=1, mode="replicate"), padded("replicate"), (2, 5, 5))], 1),
@@ -254,6 +264,19 @@ def test_sums_of_parts_are_those_of_the_whole(kind, cuts, rows):
     for one, two in ((whole.training, found.training), (whole.held_out, found.held_out)):
         for expected, added in zip(one.tensors(), two.tensors(), strict=True):
             torch.testing.assert_close(added, expected, rtol=1e-12, atol=1e-11)
+
+
+def test_parts_give_the_weights_of_the_whole():
+    design, _, inputs, error = case("added to an identity", images=40)
+    whole = solve_ridge(design, ridge_sums(design, inputs, error, rows=400))
+    parts = [
+        ridge_sums(design, [x[a:b] for x in inputs], error[a:b], first=a, images=40, rows=400)
+        for a, b in ((0, 7), (7, 40))
+    ]
+    fit = solve_ridge(design, parts[1] + parts[0])
+    assert fit.penalty == whole.penalty
+    for one, two in zip(fit.changes, whole.changes, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
 
 
 def test_sums_can_be_reduced_over_processes():
