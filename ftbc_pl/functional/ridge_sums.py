@@ -4,7 +4,7 @@ Sums of parts (batches, chunks, processes) add up to those of the whole. Every f
 own, by which the penalty is chosen.
 
 Memory, in numbers of float64: G·n² for a Gram matrix, where n is the number of unknowns of an output channel and G that
-of groups, and n·C for the products of each output channel. Two such sets are held; a fit takes about four more. G·n²
+of groups, and n·C for the products of each output channel. Two such sets are held; a fit takes about seven more. G·n²
 is at most `LARGEST`² (0.2 GB): beyond, unknowns are fitted in parts. Patches are built a slice of images at a time.
 """
 
