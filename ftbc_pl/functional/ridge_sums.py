@@ -239,13 +239,17 @@ def joint_sums(
         currents: x, (T, B, C, ...).
         target: z, the ANN's input of the site, (B, C, ...).
         steps: The t whose running means are fitted, in 1 … T, ascending; 1, 2, 4 … T are enough to serve all.
-        weights: How much an error at each of them counts. Default: 1.
+        weights: How much an error at each of them counts. Default: t², as what a mean over t steps lacks falls
+            with 1/t; with equal weights the first steps, which lack most, would decide alone.
         first: As in :func:`ridge_sums`.
         images: As in :func:`ridge_sums`.
         rows: As in :func:`ridge_sums`.
 
     Returns:
         Sums for all τ in ``steps``.
+
+    Raises:
+        ValueError: The steps are not as they should be.
     """
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[-1] > len(currents):
         raise ValueError(f"expected ascending steps in 1 … {len(currents)}, got {list(steps)}; name each t once.")
@@ -258,7 +262,7 @@ def joint_sums(
         begin = t
         means, error = [total / t for total in sums], target - running / t
         found.append(ridge_sums(design, means, error, first=first, images=images, rows=max(1, rows // len(steps))))
-    factors = list(weights or [1.0] * len(steps))
+    factors = list(weights or [float(t * t) for t in steps])
     return SplitSums(_joined([s.training for s in found], factors), _joined([s.held_out for s in found], factors))
 
 

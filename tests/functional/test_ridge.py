@@ -412,10 +412,21 @@ def test_a_joint_fit_is_that_of_all_running_means_with_a_constant_of_their_own()
 def test_a_joint_fit_to_one_step_is_the_plain_fit():
     design, _, inputs, error = case("convolution")
     streams = torch.stack([inputs[0], 3 * inputs[0]])
-    joint = joint_sums(design, [streams], torch.zeros(2, *error.shape).double(), error, [2])
+    joint = joint_sums(design, [streams], torch.zeros(2, *error.shape).double(), error, [2], [1.0])
     plain = ridge_sums(design, [2 * inputs[0]], error)
     for one, two in zip(joint.training.tensors(), plain.training.tensors(), strict=True):
         torch.testing.assert_close(one, two)
+
+
+def test_late_steps_count_more_in_a_joint_fit():
+    design, _, inputs, error = case("convolution")
+    given = [inputs[0].expand(4, *inputs[0].shape)], error.expand(4, *error.shape), 2 * error, [1, 2, 4]
+    for one, two in zip(
+        joint_sums(design, *given).training.tensors(),
+        joint_sums(design, *given, [1.0, 4.0, 16.0]).training.tensors(),
+        strict=True,
+    ):
+        assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("steps", [[2, 1], [1, 1], [0, 2], [1, 5], []])
