@@ -1,6 +1,7 @@
 """Naive, slow, obviously right versions of what the package computes fast; written from the papers."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -107,3 +108,39 @@ def readout(products: Tensor, t: int) -> Tensor:
     right = torch.zeros(t + 1, dtype=torch.float64)
     right[t] = 1
     return torch.linalg.solve(system, right)[:t]
+
+
+def weight_columns(layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
+    """What each weight of a layer is multiplied with: its output for weights that are all 0 but one.
+
+    Args: the layer as a function of input and weights, input (B, ...), shape of the weights, dimension of the channels.
+    Returns (C, rows, n): of each output channel, a column for each weight that acts on it, in the weights' order.
+    """
+    columns: dict[int, list[Tensor]] = {}
+    for number in range(math.prod(shape)):
+        unit = torch.zeros(math.prod(shape), dtype=x.dtype)
+        unit[number] = 1
+        unit = unit.view(shape)
+        reached = layer(torch.ones_like(x), unit).movedim(dim, 0).flatten(1).abs().sum(1)
+        channel = int(reached.argmax())
+        columns.setdefault(channel, []).append(layer(x, unit).movedim(dim, 0)[channel].flatten())
+    return torch.stack([torch.stack(columns[channel], 1) for channel in sorted(columns)])
+
+
+def ridge(columns: Tensor, error: Tensor, scales: list[list[int]], penalty: float) -> tuple[Tensor, float]:
+    """Weights of one channel and a constant with the least squared error, by a least-squares solver.
+
+    Args: columns (rows, n), error (rows,), numbers of the columns that have a penalty together (λ times the mean of
+    their squares about their means, without columns that are constant). Returns weights (n,) and the constant.
+    """
+    count = columns.shape[1]
+    squares = (columns - columns.mean(0)).square().sum(0)
+    added = torch.zeros(count, count + 1, dtype=torch.float64)
+    for together in scales:
+        mean = squares[together][squares[together] > 0].mean()
+        for number in together:
+            added[number, number] = (penalty * mean).sqrt()
+    left = torch.cat([torch.cat([columns, torch.ones_like(error).unsqueeze(1)], 1), added])
+    right = torch.cat([error, torch.zeros(count, dtype=torch.float64)])
+    solution = torch.linalg.lstsq(left, right.unsqueeze(1)).solution.squeeze(1)
+    return solution[:-1], solution[-1].item()
