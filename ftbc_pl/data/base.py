@@ -12,9 +12,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from ftbc_pl.data.batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
 from ftbc_pl.distributed import process_place
-
-from .batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
 
 Role = Literal["train", "calibration", "val", "test"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from .listing import ANNOTATIONS, Files, LeftOut, image_suffixes, natural_key
+from ftbc_pl.data.listing import ANNOTATIONS, Files, LeftOut, image_suffixes, natural_key
 
 UNLABELLED = -1
 

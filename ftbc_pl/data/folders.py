@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from .listing import ANNOTATIONS, Files, LeftOut, image_suffixes, is_hidden, join, natural_key, suffix
+from ftbc_pl.data.listing import ANNOTATIONS, Files, LeftOut, image_suffixes, is_hidden, join, natural_key, suffix
 
 _MAX_ANNOTATIONS = 2**26
 

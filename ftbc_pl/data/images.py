@@ -8,13 +8,12 @@ import torch
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
-from ..models.resnet import CIFAR_MEAN, CIFAR_STD
-from .base import ClassificationData, Role, hold_out
-from .batches import Batch, Images, TensorImages
-from .sources import Source
-from .splits import Splits
-from .timm_sources import CLASSES, STREAMS, converted, open_named, open_stream
-from .transforms import (
+from ftbc_pl.data.base import ClassificationData, Role, hold_out
+from ftbc_pl.data.batches import Batch, Images, TensorImages
+from ftbc_pl.data.sources import Source
+from ftbc_pl.data.splits import Splits
+from ftbc_pl.data.timm_sources import CLASSES, STREAMS, converted, open_named, open_stream
+from ftbc_pl.data.transforms import (
     SMALL,
     Augmentation,
     SourceImages,
@@ -23,6 +22,7 @@ from .transforms import (
     memory_image,
     resolve_geometry,
 )
+from ftbc_pl.models.resnet import CIFAR_MEAN, CIFAR_STD
 
 CACHE_BYTES = 2**30
 

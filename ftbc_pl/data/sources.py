@@ -9,11 +9,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 
-from .classes import UNLABELLED, class_names, empty_folders, no_images, number, wrapping
-from .decode import decode
-from .folders import FolderFiles
-from .listing import Files
-from .tars import TarFiles
+from ftbc_pl.data.classes import UNLABELLED, class_names, empty_folders, no_images, number, wrapping
+from ftbc_pl.data.decode import decode
+from ftbc_pl.data.folders import FolderFiles
+from ftbc_pl.data.listing import Files
+from ftbc_pl.data.tars import TarFiles
 
 __all__ = ["FileSource", "Source", "check_disjoint", "open_files", "same_classes", "split_path"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .sources import FileSource, Source, check_disjoint, open_files, same_classes, split_path
-from .timm_sources import FOLDER_NAMES, check_name, open_named
-from .transforms import lost_to_cropping
+from ftbc_pl.data.sources import FileSource, Source, check_disjoint, open_files, same_classes, split_path
+from ftbc_pl.data.timm_sources import FOLDER_NAMES, check_name, open_named
+from ftbc_pl.data.transforms import lost_to_cropping
 
 MOST_LOST = 1 / 3
 """From this fraction of the images' area on, a crop is worth a word."""

@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from .listing import ANNOTATIONS, Files, LeftOut, image_suffixes, is_hidden, join, natural_key, suffix
+from ftbc_pl.data.listing import ANNOTATIONS, Files, LeftOut, image_suffixes, is_hidden, join, natural_key, suffix
 
 _MAX_ANNOTATIONS = 2**26
 _OTHER_KINDS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}

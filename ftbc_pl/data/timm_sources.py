@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from timm.data.dataset_factory import create_dataset
 
-from .decode import decode, to_mode
-from .sources import Source
+from ftbc_pl.data.decode import decode, to_mode
+from ftbc_pl.data.sources import Source
 
 FOLDER_NAMES = ("", "folder")
 STREAMS = ("wds/", "hfids/", "tfds/")

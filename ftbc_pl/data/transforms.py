@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import transforms
 from tqdm import tqdm
 
-from .batches import Batch, Images, random_shift
+from ftbc_pl.data.batches import Batch, Images, random_shift
 
 SMALL = 64
 """Up to this size in pixels, images are augmented by shifting and may be kept in memory."""

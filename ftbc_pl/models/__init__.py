@@ -2,10 +2,10 @@
 VGG-16, and a small MobileNetV2.
 """
 
-from . import mobilenet, resnet, vgg  # registers the networks with timm
-from .factory import create_network
-from .pooling import select_pooling
-from .weights import assign_weights, load_weights, read_checkpoint_state, read_weights
+from ftbc_pl.models import mobilenet, resnet, vgg  # registers the networks with timm
+from ftbc_pl.models.factory import create_network
+from ftbc_pl.models.pooling import select_pooling
+from ftbc_pl.models.weights import assign_weights, load_weights, read_checkpoint_state, read_weights
 
 __all__ = [
     "assign_weights",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from .inert import Inert, read_inertly
+from ftbc_pl.models.inert import Inert, read_inertly
 
 # Settings that training scripts save beside the weights; nothing is imported for these names either.
 _SETTINGS = ("argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import timm
 from torch import nn
 
-from .pooling import select_pooling
-from .weights import load_weights
+from ftbc_pl.models.pooling import select_pooling
+from ftbc_pl.models.weights import load_weights
 
 # Arguments of timm's constructors that say where weights come from, not what the network is.
 LOADING_ARGUMENTS = frozenset(

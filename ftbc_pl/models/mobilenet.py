@@ -12,7 +12,7 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 
-from .resnet import cifar_cfg
+from ftbc_pl.models.resnet import cifar_cfg
 
 # Repeats r, kernel k, stride s, expansion e and channels c of each stage.
 _STAGES = [["ds_r1_k3_s1_c16"], ["ir_r2_k3_s2_e4_c24"], ["ir_r3_k3_s2_e4_c48"], ["ir_r2_k3_s1_e4_c80"]]

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from .vgg import POOLING
+from ftbc_pl.models.vgg import POOLING
 
 __all__ = ["select_pooling"]
 

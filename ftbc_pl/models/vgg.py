@@ -10,7 +10,7 @@ from typing import Any, Literal
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .resnet import cifar_cfg, init_weights
+from ftbc_pl.models.resnet import cifar_cfg, init_weights
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 POOLING = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}

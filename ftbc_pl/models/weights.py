@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from .contents import read_contents
-from .inert import Inert
-from .matching import Match, match_names
+from ftbc_pl.models.contents import read_contents
+from ftbc_pl.models.inert import Inert
+from ftbc_pl.models.matching import Match, match_names
 
 SHOWN = 5
 # Where training code keeps the state dict; averaged weights first, as in timm, since they are the better ones.
