@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from authors import Authors
 from layer_by_layer import layer_by_layer
 from matplotlib.figure import Figure
+from peers import against_spikingjelly
 from tables import at, head, row
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -135,23 +135,32 @@ def scaling(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def inference(args: argparse.Namespace) -> None:
-    """T steps of the spiking network, as it is and compiled, against T forwards of the ANN."""
+    """T steps of the spiking network, as it is and in other ways, against T forwards of the ANN."""
     print(head("network", "T steps of the SNN", "T forwards of the ANN", "ratio"))
-    for name in ("cifar_resnet20", "cifar_vgg16"):
-        ann = network(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = torch.randn(args.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-        snn, compiled = (convert(ann, NUM_STEPS, example=images[:2], check=False) for _ in range(2))
-        compiled.compile_neurons()
-        things: dict[str, Callable[[], Any]] = {
-            name: partial(snn, images),
-            f"{name}, neurons compiled": partial(compiled, images),
-            "ann": partial(_repeat, ann, images),
-        }
-        seconds = medians(things, args.runs)
+    on_cpu = args.device == "cpu"
+    cases = [("cifar_resnet20", 32, args.batch_size), ("cifar_vgg16", 32, args.batch_size)]
+    if not on_cpu:
+        cases.append(("resnet34", 224, 32))
+    for name, size, batch in cases:
+        ann = network(name, size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+        snn, folded, compiled = (
+            convert(ann, NUM_STEPS, example=images[:2], check=False, fold_bn=fold) for fold in (False, True, False)
+        )
+        things: dict[str, Callable[[], Any]] = {"": partial(snn, images), ", folded": partial(folded, images)}
+        if on_cpu:
+            compiled.compile_neurons()
+            things[", neurons compiled"] = partial(compiled, images)
+        else:
+            things[", launched one by one"] = partial(snn._simulate, snn.chunks(batch), images)
+            for thing in list(things.values()) * 3:  # until graphs are recorded
+                thing()
+        seconds = medians(things | {"ann": partial(_repeat, ann, images)}, args.runs)
         of_ann = seconds.pop("ann")
         for title, value in seconds.items():
-            print(row(title, f"{value:.3f} s", f"{of_ann:.3f} s", f"{value / of_ann:.2f}"), flush=True)
-    spikingjelly(args)
+            case = f"{name} at {size}×{size}{title}"
+            print(row(case, f"{value:.4f} s", f"{of_ann:.4f} s", f"{value / of_ann:.2f}"), flush=True)
+    against_spikingjelly(NUM_STEPS, args.batch_size, partial(medians, runs=args.runs))
 
 
 def _repeat(ann: nn.Module, images: Tensor) -> None:
@@ -182,32 +191,6 @@ def neuron(args: argparse.Namespace) -> None:
 def _simulate(site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
     site.reset()
     site(current, out)
-
-
-def spikingjelly(args: argparse.Namespace) -> None:
-    """The same ResNet-18 of ReLUs, converted by SpikingJelly and run in its multi-step mode."""
-    try:
-        from spikingjelly.activation_based import ann2snn, functional  # type: ignore[import-not-found]
-    except ImportError:
-        print("\nSpikingJelly is not installed: pip install spikingjelly to compare with it.")
-        return
-    torch.manual_seed(0)
-    ann = timm.create_model("resnet18", num_classes=10).eval()
-    images = torch.randn(args.batch_size, 3, 64, 64)
-    loader = [(images, torch.zeros(len(images), dtype=torch.int64))]
-    theirs = ann2snn.Converter(ann2snn.RateCodingRecipe(dataloader=loader)).convert(ann).eval()
-    functional.set_step_mode(theirs, "m")
-    # Theirs folds batch normalisation, so ours does too.
-    ours = convert(ann, NUM_STEPS, batches=[images], threshold="max", fold_bn=True, check=False)
-    rows = images.expand(NUM_STEPS, *images.shape)
-
-    def run_theirs() -> None:
-        functional.reset_net(theirs)
-        theirs(rows)
-
-    seconds = medians({"theirs": run_theirs, "ours": lambda: ours(images)}, args.runs)
-    ratio = seconds["theirs"] / seconds["ours"]
-    print(f"\nResNet-18 at 64×64, T = {NUM_STEPS}: SpikingJelly takes {ratio:.2f} × our time.")
 
 
 def training(args: argparse.Namespace) -> None:

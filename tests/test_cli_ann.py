@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ftbc_pl.cli import main
+from ftbc_pl.task import ImageClassifier
 
 ROOT = Path(__file__).parents[1]
 FEW_DIGITS = [
@@ -50,6 +51,10 @@ def checkpoint(folder, name="last.ckpt"):
     return path
 
 
+def groups(ckpt):
+    return ckpt["optimizer_states"][0]["param_groups"]
+
+
 class TestFit:
     def test_it_logs_and_keeps_the_best_and_the_last_checkpoint(self, fit_digits):
         folder = fit_digits()
@@ -60,20 +65,31 @@ class TestFit:
         assert torch.load(checkpoint(folder), weights_only=True)["global_step"] == 3
 
     @pytest.mark.parametrize(
-        "arguments",
+        ("arguments", "shows"),
         [
-            ["--optimizer=AdamW", "--optimizer.lr=0.001"],
-            ["--lr_scheduler=ftbc_pl.schedules.OneCycle", "--lr_scheduler.max_lr=0.2"],
-            ["--lr_scheduler=StepLR", "--lr_scheduler.step_size=1"],
-            ["--lr_scheduler=null"],
-            ["--model.activation=rts", "--model.label_smoothing=0.1"],
-            ["--model.channels_last=true", "--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1"],
-            ["--trainer.callbacks=EMAWeightAveraging"],
+            (["--optimizer=AdamW", "--optimizer.lr=0.001"], lambda ckpt: "betas" in groups(ckpt)[0]),
+            (["--lr_scheduler=ftbc_pl.schedules.OneCycle", "--lr_scheduler.max_lr=0.2"],
+             lambda ckpt: groups(ckpt)[0]["max_lr"] == 0.2),
+            (["--lr_scheduler=StepLR", "--lr_scheduler.step_size=1"],
+             lambda ckpt: ckpt["lr_schedulers"][0]["step_size"] == 1),
+            (["--lr_scheduler=null"], lambda ckpt: not ckpt["lr_schedulers"]),
+            (["--model.activation=rts", "--model.label_smoothing=0.1"],
+             lambda ckpt: ckpt["hyper_parameters"]["label_smoothing"] == 0.1 and len(groups(ckpt)) == 1),
+            (["--model.channels_last=true", "--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1"],
+             lambda ckpt: ckpt["hyper_parameters"]["channels_last"]),
+            (["--trainer.callbacks=EMAWeightAveraging"], lambda ckpt: "averaging_state" in ckpt),
         ],
-        ids=lambda arguments: arguments[0].removeprefix("--"),
-    )
-    def test_it_trains_with(self, fit_digits, arguments):
-        assert checkpoint(fit_digits(*arguments))
+        ids=lambda given: given[0].removeprefix("--") if isinstance(given, list) else "",
+    )  # fmt: skip
+    def test_it_trains_with(self, fit_digits, arguments, shows):
+        """The checkpoint shows that the option has had its effect, and that the weights have moved."""
+        before = ImageClassifier(in_chans=1, levels=4).network.state_dict()
+        after = torch.load(checkpoint(fit_digits(*arguments)), weights_only=True)
+        assert shows(after)
+        moved = [
+            name for name, value in before.items() if not torch.equal(after["state_dict"][f"network.{name}"], value)
+        ]
+        assert len(moved) > len(before) // 2
 
     @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # each run logs to a folder of its own
     def test_it_resumes(self, fit_digits):

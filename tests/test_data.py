@@ -167,10 +167,16 @@ def test_training_augments_and_calibration_does_not(folders, cache):
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5", "original", "augmix-m3"])
 @pytest.mark.parametrize("cache", [True, False])
 def test_auto_augment(folders, policy, cache):
-    data = image_data(folders, auto_augment=policy, cache=cache)
-    images, _ = next(iter(data.train_dataloader()))
-    assert images.shape == (8, 3, 32, 32)
+    """Nothing but the policy changes these images: it must change some, and no label."""
+    exact = {"random_crop": "none", "hflip": 0.0, "cache": cache}
+    everything = range(len(image_data(folders, **exact).images("train")))
+    plain, labels = image_data(folders, **exact).images("train").__getitems__(everything)
+    images, same_labels = image_data(folders, **exact, auto_augment=policy).images("train").__getitems__(everything)
+    assert images.shape == plain.shape
     assert images.isfinite().all()
+    assert torch.equal(labels, same_labels)
+    changed = (images != plain).flatten(1).any(1)
+    assert changed.float().mean() > 0.3
 
 
 def test_large_images_are_cropped_and_resized(tmp_path):

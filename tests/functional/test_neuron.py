@@ -11,7 +11,7 @@ SIXTEENTHS = st.integers(-64, 64).map(lambda n: n / 16)
 
 
 def test_golden_trajectory():
-    # θ = 1, v0 = ½, x = 0.7: u = 1.2, 0.9, 1.6, 1.3, 1.0 → spikes 1, 0, 1, 1, 1 (the last one exactly at θ, in binary)
+    # θ = 1, v0 = ½: u = 1.25, 0.75, 1.5, 1, 1 → spikes 1, 0, 1, 1, 1; the last two neurons fire exactly at θ.
     current = torch.tensor([0.75, 0.5, 0.75, 0.5, 1.0], dtype=torch.float64).unsqueeze(1)
     membrane = torch.full((1,), 0.5, dtype=torch.float64)
     out = integrate_and_fire_(current, membrane, torch.tensor(1.0), None, torch.empty_like(current))
