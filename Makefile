@@ -2,18 +2,24 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test lint format wheel clean
+.PHONY: quickstart test check lint format wheel clean
 
 quickstart: $(VENV)/installed  ## Train, convert, calibrate and evaluate on the digits
 	$(RUN) -m ftbc_pl fit --config configs/quickstart.yaml
+	@echo "Open the report.html named above in a browser. Next: your own images (docs/own-images.md), your own"
+	@echo "LightningModule (docs/lightning.md), or every option: $(VENV)/bin/python -m ftbc_pl fit --help"
 
 test: $(VENV)/installed  ## Run all tests, on all cores
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-lint: $(VENV)/installed  ## Lint, format check and types
+check: $(VENV)/installed  ## Run the fast tests
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m "not slow"
+
+lint: $(VENV)/installed  ## Lint, format check, types and the order of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(VENV)/installed  ## Format the code
 	$(RUN) -m ruff check --fix .

@@ -1,7 +1,10 @@
 import contextlib
 import os
 
-# One thread a process: the networks of the tests are small, and tests that start processes must not fight over cores.
+# What the user's shell says of W&B, Hugging Face and this package is not what the tests are about.
+for name in [name for name in os.environ if name.startswith(("WANDB_", "HF_")) or name == "FTBC_DEBUG"]:
+    del os.environ[name]
+# One thread per process: the networks of the tests are small, and tests that start processes must not fight over cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
