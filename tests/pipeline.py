@@ -18,6 +18,8 @@ QUICK = [
     "--trainer.limit_train_batches=4",
     "--trainer.max_epochs=1",
     "--data.eval_batch_size=72",
+    "--data.val_split=0.1",
+    "--ftbc.fold_bn=false",
     "--ftbc.num_steps=4",
     "--ftbc.batch_size=40",
 ]
