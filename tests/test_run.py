@@ -50,6 +50,10 @@ class PlainTask(LightningModule):
         images, labels = batch
         return torch.nn.functional.cross_entropy(self.network(images), labels)
 
+    def validation_step(self, batch, batch_idx):
+        images, labels = batch
+        self.log("val/accuracy", (self.network(images).argmax(1) == labels).float().mean())
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.05)
 
