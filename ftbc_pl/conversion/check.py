@@ -7,14 +7,14 @@ is affine or rate-exact, each site sees the ANN's values in the mean, to roundin
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ftbc_pl.conversion.copies import first_line
 from ftbc_pl.conversion.errors import ConversionError
+from ftbc_pl.conversion.precision import Double
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation.network import SpikingNetwork
 from ftbc_pl.simulation.visitors import Simulation
@@ -46,31 +46,6 @@ class _UnevenSpread(Simulation):
         return out.flatten(0, 1)
 
 
-class _Double(TorchFunctionMode):
-    """While active, casts to another floating-point type lead to float64, so that they round nothing."""
-
-    _CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        args, kwargs = tree_map(_to_double, (args, kwargs or {}))
-        return (Tensor.double if func in self._CASTS else func)(*args, **kwargs)
-
-    def __enter__(self) -> "_Double":
-        self._before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        return super().__enter__()  # type: ignore[no-any-return]
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        torch.set_default_dtype(self._before)
-
-
-def _to_double(leaf: Any) -> Any:
-    return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
-
-
 @torch.no_grad()
 def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
     """Check that a spiking network computes the ANN in the mean over time.
@@ -81,13 +56,17 @@ def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
 
     Raises:
         ConversionError: Something between the sites is neither affine nor rate-exact; names the first diverging site.
+            Or the forward does not run on the rows of several timesteps.
     """
     visitor = _UnevenSpread(torch.Generator().manual_seed(0))
     double = copy.deepcopy(snn).double()
     double.reset()
-    with _Double():
-        outputs = double.visit(images.double(), visitor)
+    with Double():
         reference = double.network(images.double())
+        try:
+            outputs = double.visit(images.double(), visitor)
+        except Exception as error:
+            raise ConversionError([_failure(double.network, images.double(), error)]) from error
     diverging = visitor.diverging
     pairs = zip(tree_leaves(outputs), tree_leaves(reference), strict=True)
     if diverging is None and any(_differ(out, exact) for out, exact in pairs if isinstance(out, Tensor)):
@@ -107,3 +86,16 @@ def _differ(blocks: Tensor, reference: Tensor | None = None) -> bool:
     scale = ann.abs().max().clamp(min=1e-30)
     errors = [mean - ann] if reference is None else [mean - ann, reference - ann]
     return not all(bool((error.abs().max() / scale) < _TOLERANCE) for error in errors)
+
+
+def _failure(network: nn.Module, images: Tensor, error: Exception) -> str:
+    """Why the forward of a network does not run on more rows than images."""
+    count = len(images)
+    try:
+        network(torch.cat([images, images]))
+    except Exception as other:
+        return (
+            f"(network): its forward runs on {count} images but not on {2 * count} ({first_line(other)}): take the size "
+            "of the batch from the input, x.size(0), or use flatten(1) instead of a fixed number"
+        )
+    return f"(network): its forward does not run with timesteps as rows of the batch: {first_line(error)}"

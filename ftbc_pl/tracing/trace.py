@@ -48,8 +48,12 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         # A view, since a leaf that requires a gradient can't be changed in place.
         images = example.detach().clone().requires_grad_().view_as(example)
         _tag(images, True, Layout())
-        with recorder:
-            outputs = network(images)
+        try:
+            with recorder:
+                outputs = network(images)
+        except Exception as error:
+            recorder.note_failure(error)
+            outputs = None
     recorder.check_outputs(outputs)
     calls = tuple(
         _shared(call)
@@ -57,15 +61,12 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         else call
         for call in recorder.calls
     )
-    if not recorder.static_prefix:
-        calls = tuple(replace(call, static=tuple(False for _ in call.static)) for call in calls)
     counts = {call.function: recorder.counts[call.function] for call in calls}
-    static_outputs = tuple(
-        not is_stream(leaf) or (recorder.static_prefix and bool(getattr(leaf, "_ftbc_static", False)))
-        for leaf in tree_leaves(outputs)
-        if isinstance(leaf, Tensor)
-    )
-    return Trace(calls, counts, recorder.static_prefix, static_outputs, tuple(recorder.problems))
+    tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    constant = tuple(not is_stream(leaf) for leaf in tensors)
+    static = tuple(not is_stream(leaf) or bool(getattr(leaf, "_ftbc_static", False)) for leaf in tensors)
+    found = Trace(calls, counts, True, static, constant, tuple(recorder.problems), recorder.sizes_read)
+    return found if recorder.static_prefix else found.without_prefix()
 
 
 @contextmanager
@@ -98,6 +99,8 @@ class _Recorder(TorchFunctionMode):
         self.names: Counter[str] = Counter()
         self.layers: list[str] = []
         self.static_prefix = True
+        self.sizes_read = False
+        self.failed = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -115,12 +118,13 @@ class _Recorder(TorchFunctionMode):
             self._check_known(stream)
         kind = self._classify(operation)
         if kind is Kind.METADATA:
+            self.sizes_read |= operation.reads_batch_size()
             return operation.run()
         operation.remember()
         if any(getattr(stream, "_ftbc_overwritten", False) for stream in operation.streams):
             self.static_prefix = False
-        out = operation.run()
         self._record(kind, operation)
+        out = operation.run()
         remains_static = all(operation.static) and kind is not Kind.SPIKING
         if operation.inplace and all(operation.static) and not remains_static:
             out = self._separate(operation, out)
@@ -200,8 +204,19 @@ class _Recorder(TorchFunctionMode):
         for leaf, after in zip(results, layouts, strict=True):
             _tag(leaf, static, after)
 
+    def note_failure(self, error: Exception) -> None:
+        """Report a forward that does not run to its end; often an operation that was reported already is why."""
+        text = str(error).strip().split("\n")[0]
+        self.problems.append(
+            f"(network): its forward, which runs as it is, does not run where the input requires a gradient: "
+            f"{type(error).__name__}: {text}"
+        )
+        self.failed = True
+
     def check_outputs(self, outputs: Any) -> None:
         """Check that the outputs are tensors that depend on the input, batch first."""
+        if self.failed:
+            return
         leaves = tree_leaves(outputs)
         for leaf in leaves:
             if not isinstance(leaf, _OUTPUTS):

@@ -1,0 +1,157 @@
+"""A copy of an ANN that conversion may change: out of its wrappers, and free of the graph of a training step."""
+
+import copy
+import functools
+import logging
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ftbc_pl.conversion.errors import ConversionError
+
+_log = logging.getLogger("ftbc_pl")
+
+# Which attribute of a wrapper holds the network. By name, since most of these classes need imports of their own.
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "_FabricModule": "module",
+    "OptimizedModule": "_orig_mod",  # torch.compile
+    "AveragedModel": "module",
+    "ModelEma": "module",  # timm
+    "ModelEmaV2": "module",
+    "ModelEmaV3": "module",
+    "EMA": "ema_model",  # ema_pytorch
+}
+_NETWORK_NAMES = ("network", "model", "net")
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside its wrappers, in one line of the log for each of them.
+
+    Args:
+        network: The network as it was trained: parallel, compiled, averaged, or the child of a LightningModule that has
+            no forward of its own.
+
+    Raises:
+        ConversionError: It is none that can be read: scripted, or its child is not known.
+        TypeError: It is no module.
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"Expected the network as a torch.nn.Module, got {type(network).__name__}.")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ConversionError(
+            [
+                f"(network): {type(network).__name__} is TorchScript, whose operations can't be seen: pass the network "
+                "that it was made from"
+            ]
+        )
+    inner, name = _inner(network)
+    if inner is None:
+        return network
+    _log.info("Converting %s of %s: a %s.", name, type(network).__name__, type(inner).__name__)
+    return unwrapped(inner)
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """Return a copy without wrappers, gradients, graphs of earlier forwards, or a trainer.
+
+    Args:
+        network: The network, out of its outer wrappers; those around parts of it are left out of the copy.
+
+    Raises:
+        ConversionError: Something in it can't be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in network.modules():
+        # Lightning's trainer holds data and loggers; the network runs without it.
+        for name in ("_trainer", "_fabric"):
+            if _is_lightning(module) and module.__dict__.get(name) is not None:
+                memo[id(module.__dict__[name])] = None
+        for tensor in _tensors(vars(module), {id(child) for child in network.modules()}):
+            # What a forward left behind: features, weights that a normalisation computes anew each time.
+            if tensor.grad_fn is not None:
+                memo[id(tensor)] = tensor.detach().clone()
+    try:
+        for module in reversed(list(network.modules())):  # inner ones first
+            inner, _ = _inner(module) if module is not network and not _is_lightning(module) else (None, "")
+            if inner is not None:
+                memo[id(module)] = copy.deepcopy(inner, memo)
+        return copy.deepcopy(network, memo)
+    except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+        raise ConversionError(
+            [
+                f"(network): it can't be copied: {first_line(error)}: take what is no part of the network (locks, files, "
+                "generators) out of its attributes"
+            ]
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error, for a sentence."""
+    text = str(error).strip().split("\n")[0].strip().rstrip(".:")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _inner(network: nn.Module) -> tuple[nn.Module | None, str]:
+    """The network inside a wrapper and the attribute that holds it; None if there is no wrapper."""
+    for base in type(network).__mro__:
+        name = _WRAPPERS.get(base.__name__, "")
+        if name and isinstance(getattr(network, name, None), nn.Module):
+            return getattr(network, name), name
+    if _is_lightning(network) and not _has_forward(network):
+        return _child(network)
+    return None, ""
+
+
+def _is_lightning(module: nn.Module) -> bool:
+    return any(base.__name__ == "LightningModule" for base in type(module).__mro__)
+
+
+def _has_forward(module: nn.Module) -> bool:
+    base = next(base for base in type(module).__mro__ if base.__name__ == "LightningModule")
+    return type(module).forward is not base.forward  # type: ignore[attr-defined]
+
+
+def _child(module: nn.Module) -> tuple[nn.Module, str]:
+    """The network of a LightningModule without a forward."""
+    children = {
+        name: child
+        for name, child in module.named_children()
+        if not any(base.__name__ in ("Metric", "MetricCollection", "_Loss") for base in type(child).__mro__)
+    }
+    names = [name for name in _NETWORK_NAMES if name in children] or list(children)
+    if len(names) != 1:
+        raise ConversionError(
+            [
+                f"(network): {type(module).__name__} has no forward, and its network is not known among "
+                f"{', '.join(children) or 'no modules'}: pass the network itself"
+            ]
+        )
+    return children[names[0]], names[0]
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """All tensors inside a value that copying would reach, modules left aside."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if id(value) in seen or isinstance(value, nn.Module | type | types.ModuleType | types.FunctionType):
+        return
+    seen.add(id(value))
+    parts: list[Any] = []
+    if isinstance(value, Mapping):
+        parts = list(value.values())
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)
+    elif isinstance(value, functools.partial):
+        parts = [value.args, value.keywords, value.func]
+    elif isinstance(value, types.MethodType):
+        parts = [value.__self__]
+    elif hasattr(value, "__dict__"):
+        parts = [vars(value)]
+    for part in parts:
+        yield from _tensors(part, seen)
