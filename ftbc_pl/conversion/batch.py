@@ -77,8 +77,8 @@ def _value(batch: Mapping[Any, Any], keys: Sequence[str], what: str) -> Any:
         if key in found:
             return found[key]
     raise TypeError(
-        f"Expected {what} under one of the keys {', '.join(keys)}, got a dict of {', '.join(map(str, batch)) or 'no keys'}"
-        f": expected batches are {_FORMS}."
+        f"Expected {what} under one of the keys {', '.join(keys)}, got {', '.join(map(str, batch)) or 'none'}: "
+        f"hand in batches of {_FORMS}."
     )
 
 

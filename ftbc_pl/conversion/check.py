@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.conversion.copies import first_line
+from ftbc_pl.conversion.diagnosis import fixed_size
 from ftbc_pl.conversion.errors import ConversionError
 from ftbc_pl.conversion.precision import Double
 from ftbc_pl.layers import SpikingNeuron
@@ -66,10 +67,10 @@ def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
         try:
             outputs = double.visit(images.double(), visitor)
         except Exception as error:
-            raise ConversionError([_failure(double.network, images.double(), error)]) from error
+            raise ConversionError.of_network(_failure(double.network, images.double(), error)) from error
     diverging = visitor.diverging
     pairs = zip(tree_leaves(outputs), tree_leaves(reference), strict=True)
-    if diverging is None and any(_differ(out, exact) for out, exact in pairs if isinstance(out, Tensor)):
+    if diverging is None and any(_differs(out, exact) for out, exact in pairs if isinstance(out, Tensor)):
         diverging = "the output, after the last site"
     if diverging is not None:
         raise ConversionError(
@@ -78,6 +79,11 @@ def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
                 "before is neither linear nor a site of its own, or it mixes the images of a batch"
             ]
         )
+
+
+def _differs(blocks: Tensor, reference: Tensor) -> bool:
+    """Whether outputs differ from the ANN's by more than rounding, or in shape."""
+    return blocks.shape[1:] != reference.shape or _differ(blocks, reference)
 
 
 def _differ(blocks: Tensor, reference: Tensor | None = None) -> bool:
@@ -94,8 +100,5 @@ def _failure(network: nn.Module, images: Tensor, error: Exception) -> str:
     try:
         network(torch.cat([images, images]))
     except Exception as other:
-        return (
-            f"(network): its forward runs on {count} images but not on {2 * count} ({first_line(other)}): take the size "
-            "of the batch from the input, x.size(0), or use flatten(1) instead of a fixed number"
-        )
-    return f"(network): its forward does not run with timesteps as rows of the batch: {first_line(error)}"
+        return fixed_size(count, 2 * count, other)
+    return f"its forward does not run with timesteps as rows of the batch: {first_line(error)}"

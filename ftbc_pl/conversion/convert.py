@@ -79,7 +79,7 @@ def convert(
     example = to_images(example)
     example = (torch.cat([example, example]) if len(example) < 2 else example).to(device)
     drop_observers_(network, example)
-    outputs = run_once(network, example)
+    outputs = run_once(network, example, images[0] if images else None)
     if check:
         check_finite(network, example, outputs)
     folded = fold_batch_norm_(network, example.clone()) if chosen.fold_bn else {}

@@ -21,7 +21,7 @@ _WRAPPERS = {
     "_FabricModule": "module",
     "OptimizedModule": "_orig_mod",  # torch.compile
     "AveragedModel": "module",
-    "ModelEma": "module",  # timm
+    "ModelEma": "ema",  # timm; the first one is no module
     "ModelEmaV2": "module",
     "ModelEmaV3": "module",
     "EMA": "ema_model",  # ema_pytorch
@@ -29,7 +29,7 @@ _WRAPPERS = {
 _NETWORK_NAMES = ("network", "model", "net")
 
 
-def unwrapped(network: nn.Module) -> nn.Module:
+def unwrapped(network: Any) -> nn.Module:
     """The network inside its wrappers, in one line of the log for each of them.
 
     Args:
@@ -40,20 +40,21 @@ def unwrapped(network: nn.Module) -> nn.Module:
         ConversionError: It is none that can be read: scripted, or its child is not known.
         TypeError: It is no module.
     """
+    inner, name = _inner(network)
+    if inner is not None:
+        _log.info("Converting %s of %s: a %s.", name, type(network).__name__, type(inner).__name__)
+        return unwrapped(inner)
     if not isinstance(network, nn.Module):
         raise TypeError(f"Expected the network as a torch.nn.Module, got {type(network).__name__}.")
-    if isinstance(network, torch.jit.ScriptModule):
+    scripted = [path for path, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
         raise ConversionError(
             [
-                f"(network): {type(network).__name__} is TorchScript, whose operations can't be seen: pass the network "
-                "that it was made from"
+                f"{scripted[0] or '(network)'}: it is TorchScript, whose operations can't be seen: use the module that "
+                "it was made from"
             ]
         )
-    inner, name = _inner(network)
-    if inner is None:
-        return network
-    _log.info("Converting %s of %s: a %s.", name, type(network).__name__, type(inner).__name__)
-    return unwrapped(inner)
+    return network
 
 
 def copied(network: nn.Module) -> nn.Module:
@@ -82,11 +83,9 @@ def copied(network: nn.Module) -> nn.Module:
                 memo[id(module)] = copy.deepcopy(inner, memo)
         return copy.deepcopy(network, memo)
     except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
-        raise ConversionError(
-            [
-                f"(network): it can't be copied: {first_line(error)}: take what is no part of the network (locks, files, "
-                "generators) out of its attributes"
-            ]
+        raise ConversionError.of_network(
+            f"it can't be copied: {first_line(error)}: take what is no part of the network (locks, "
+            "files, generators) out of its attributes"
         ) from error
 
 
@@ -96,7 +95,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _inner(network: nn.Module) -> tuple[nn.Module | None, str]:
+def _inner(network: Any) -> tuple[nn.Module | None, str]:
     """The network inside a wrapper and the attribute that holds it; None if there is no wrapper."""
     for base in type(network).__mro__:
         name = _WRAPPERS.get(base.__name__, "")
@@ -107,7 +106,7 @@ def _inner(network: nn.Module) -> tuple[nn.Module | None, str]:
     return None, ""
 
 
-def _is_lightning(module: nn.Module) -> bool:
+def _is_lightning(module: Any) -> bool:
     return any(base.__name__ == "LightningModule" for base in type(module).__mro__)
 
 
@@ -125,11 +124,9 @@ def _child(module: nn.Module) -> tuple[nn.Module, str]:
     }
     names = [name for name in _NETWORK_NAMES if name in children] or list(children)
     if len(names) != 1:
-        raise ConversionError(
-            [
-                f"(network): {type(module).__name__} has no forward, and its network is not known among "
-                f"{', '.join(children) or 'no modules'}: pass the network itself"
-            ]
+        raise ConversionError.of_network(
+            f"{type(module).__name__} has no forward, and its network is not known among "
+            f"{', '.join(children) or 'no modules'}: pass the network itself"
         )
     return children[names[0]], names[0]
 

@@ -15,36 +15,55 @@ from ftbc_pl.tracing import Call
 
 
 @torch.no_grad()
-def run_once(network: nn.Module, example: Tensor) -> Any:
+def run_once(network: nn.Module, example: Tensor, batch: Tensor | None = None) -> Any:
     """Outputs of the ANN as it is.
 
     Args:
         network: The ANN in eval mode.
         example: A small input batch (B, ...).
+        batch: The batch that the example was taken from, if it was.
 
     Raises:
         ConversionError: It takes several inputs, or does not run on the example.
     """
     needed = _inputs(network)
     if len(needed) > 1:
-        raise ConversionError(
-            [
-                f"(network): its forward takes {len(needed)} inputs ({', '.join(needed)}): wrap it in a module whose "
-                "forward takes the images alone"
-            ]
+        raise ConversionError.of_network(
+            f"its forward takes {len(needed)} inputs ({', '.join(needed)}): wrap it in a module whose "
+            "forward takes the images alone"
         )
     try:
         return network(example.clone())
     except Exception as error:
-        dtype = str(example.dtype).removeprefix("torch.")
-        own = next((str(p.dtype).removeprefix("torch.") for p in network.parameters()), dtype)
-        types = f", and its weights are {own}" if own != dtype else ""
-        raise ConversionError(
-            [
-                f"(network): it does not run on images of shape {tuple(example.shape)} and type {dtype}{types}: "
-                f"{first_line(error)}: pass images as it takes them"
-            ]
+        if batch is not None and _runs(network, batch):
+            raise ConversionError.of_network(fixed_size(len(batch), len(example), error)) from error
+        dtype, own = _name(example), next(map(_name, network.parameters()), _name(example))
+        advice = (
+            "pass images as it takes them" if own == dtype else f"its weights are {own}: use images.to(torch.{own})"
+        )
+        raise ConversionError.of_network(
+            f"it does not run on images of shape {tuple(example.shape)} and type {dtype}, {first_line(error)}: {advice}"
         ) from error
+
+
+def fixed_size(runs: int, fails: int, error: BaseException) -> str:
+    """What to say of a network that runs on one number of images and not on another."""
+    return (
+        f"its forward runs on {runs} images but not on {fails} ({first_line(error)}): take the size of the "
+        "batch from the input, x.size(0), or use flatten(1) instead of a number"
+    )
+
+
+def _runs(network: nn.Module, images: Tensor) -> bool:
+    try:
+        network(images.clone())
+    except Exception:
+        return False
+    return True
+
+
+def _name(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")
 
 
 def _inputs(network: nn.Module) -> list[str]:
@@ -68,7 +87,7 @@ def check_finite(network: nn.Module, example: Tensor, outputs: Any) -> None:
     """
     if not all(_is_finite(leaf) for leaf in tree_leaves(outputs)):
         where = where_not_finite(network, [example])
-        raise ConversionError([f"(output): NaN or infinite values in the output of the ANN: {where}"])
+        raise ConversionError.of_network(f"its outputs have NaN or infinite values on the example: {where}")
 
 
 @torch.no_grad()
@@ -117,9 +136,7 @@ def check_activations(network: nn.Module) -> None:
     Raises:
         ConversionError: Some are not positive numbers; names the modules.
     """
-    _check_thresholds(
-        [(path, m.threshold) for path, m in network.named_modules() if isinstance(m, Activation)]
-    )
+    _check_thresholds([(path, m.threshold) for path, m in network.named_modules() if isinstance(m, Activation)])
 
 
 def check_thresholds(calls: Sequence[Call]) -> None:
@@ -135,8 +152,8 @@ def check_thresholds(calls: Sequence[Call]) -> None:
 
 def _check_thresholds(found: Sequence[tuple[str, Tensor]]) -> None:
     problems = [
-        f"{place}: its threshold is {_worst(theta):.4g}, not a positive number: train again with a smaller learning rate "
-        "or a larger threshold at the start"
+        f"{place}: its threshold is {_worst(theta):.4g}, not a positive number: train again with a smaller learning "
+        "rate or a larger threshold at the start"
         for place, theta in found
         if not bool((theta.isfinite() & (theta > 0)).all())
     ]

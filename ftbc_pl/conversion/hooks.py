@@ -94,8 +94,7 @@ def _same(outputs: list[Any] | None, reference: list[Any]) -> bool:
     if outputs is None or len(outputs) != len(reference):
         return False
     return all(
-        not isinstance(exact, Tensor)
-        or (isinstance(out, Tensor) and out.shape == exact.shape and _equal(out, exact))
+        not isinstance(exact, Tensor) or (isinstance(out, Tensor) and out.shape == exact.shape and _equal(out, exact))
         for out, exact in zip(outputs, reference, strict=True)
     )
 

@@ -19,7 +19,8 @@ def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
 
     Args:
         snn: A converted network.
-        loader: Batches of (images, labels, ...), or dicts of them; in a distributed run each process hands in its own images.
+        loader: Batches of (images, labels, ...) or dicts of them; in a distributed run each process hands in its own
+            images.
         progress: Whether to show a progress bar.
 
     Returns:

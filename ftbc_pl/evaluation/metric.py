@@ -44,9 +44,11 @@ class TimestepAccuracy(Metric):
             ValueError: The number of steps is not the one expected, or labels and outputs don't fit.
         """
         logits = with_classes(logits)
-        if len(logits) != len(self.correct):
+        if logits.shape[:2] != (len(self.correct), *labels.shape[:1]):
+            count = labels.shape[0] if labels.ndim else "images"
             raise ValueError(
-                f"Expected logits ({len(self.correct)}, {len(labels)}, classes), got {tuple(logits.shape)}."
+                f"Expected logits ({len(self.correct)}, {count}, classes), got {tuple(logits.shape)} for labels "
+                f"{tuple(labels.shape)}."
             )
         classes = class_indices(labels, logits)
         self.correct += (predicted_classes(logits) == classes).flatten(1).sum(1)
