@@ -1,4 +1,4 @@
-"""Batches as loaders hand them out, labels and outputs of every shape: the right accuracy, or both shapes in a sentence."""
+"""Batches as loaders hand them out, labels and outputs of every shape: the right accuracy, or both shapes in an error."""
 
 import math
 from collections import namedtuple
@@ -217,7 +217,7 @@ class Pair(nn.Module):
 def test_several_outputs_have_no_accuracy():
     snn = convert(Pair(), 2, batches=[images()])
     for measure in (evaluate, lambda snn, loader, progress: Comparison(2).update(snn, *loader[0])):
-        with pytest.raises(ValueError, match="Accuracy needs one output .*, the network gives a dict"):
+        with pytest.raises(ValueError, match=r"Accuracy needs one output .*, the network gives a dict"):
             measure(snn, [(images(), LABELS)], progress=False)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ftbc_pl.conversion.batch import to_images
 from ftbc_pl.conversion.check import check_conversion
-from ftbc_pl.conversion.copies import copied, unwrapped
+from ftbc_pl.conversion.copies import copied, unwrapped, without_shell
 from ftbc_pl.conversion.diagnosis import check_activations, check_finite, check_thresholds, run_once
 from ftbc_pl.conversion.errors import ConversionError
 from ftbc_pl.conversion.fold import fold_batch_norm_
@@ -80,6 +80,7 @@ def convert(
     example = (torch.cat([example, example]) if len(example) < 2 else example).to(device)
     drop_observers_(network, example)
     outputs = run_once(network, example, images[0] if images else None)
+    network = without_shell(network, example, outputs)
     if check:
         check_finite(network, example, outputs)
     folded = fold_batch_norm_(network, example.clone()) if chosen.fold_bn else {}

@@ -89,6 +89,28 @@ def copied(network: nn.Module) -> nn.Module:
         ) from error
 
 
+@torch.no_grad()
+def without_shell(network: nn.Module, example: Tensor, outputs: Any) -> nn.Module:
+    """The network of a LightningModule whose own forward does no more than call it; any other network as it is.
+
+    Args:
+        network: A copy of the ANN in eval mode.
+        example: A small input batch (B, ...).
+        outputs: What the network makes of it.
+    """
+    if not _is_lightning(network) or not isinstance(outputs, Tensor):
+        return network
+    try:
+        inner, name = _child(network)
+        same = inner(example.clone())
+    except Exception:
+        return network
+    if not isinstance(same, Tensor) or not torch.equal(same, outputs):
+        return network
+    _log.info("Converting %s of %s: a %s.", name, type(network).__name__, type(inner).__name__)
+    return inner
+
+
 def first_line(error: BaseException) -> str:
     """Type and first line of an error, for a sentence."""
     text = str(error).strip().split("\n")[0].strip().rstrip(".:")
