@@ -56,7 +56,6 @@ class Activation(nn.Module):
         if not 0 < threshold < math.inf:
             raise ValueError(f"The threshold must be a positive number in activation units, got {threshold}.")
 
-    @torch.no_grad()
     def keep_positive_(self) -> None:
         """Set a threshold that an optimizer's step has driven to zero or below to a small positive number.
 

@@ -1,4 +1,4 @@
-"""Batches as loaders hand them out, labels and outputs of every shape: the right accuracy, or both shapes in an error."""
+"""Batches as loaders hand them out, labels and outputs of every shape: the right accuracy, or an error."""
 
 import math
 from collections import namedtuple

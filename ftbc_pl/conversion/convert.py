@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ftbc_pl.conversion.batch import to_images
 from ftbc_pl.conversion.check import check_conversion
-from ftbc_pl.conversion.copies import copied, unwrapped, without_shell
+from ftbc_pl.conversion.copies import copied_without_wrappers, unwrapped, without_shell
 from ftbc_pl.conversion.diagnosis import check_activations, check_finite, check_thresholds, run_once
 from ftbc_pl.conversion.errors import ConversionError
 from ftbc_pl.conversion.fold import fold_batch_norm_
@@ -71,7 +71,7 @@ def convert(
     _check_steps(num_steps)
     ann = unwrapped(ann)
     check_activations(ann)
-    network = copied(ann).eval().requires_grad_(False)
+    network = copied_without_wrappers(ann).eval().requires_grad_(False)
     device = _device(network)
     images = [to_images(batch).to(device) for batch in islice(batches, num_batches)] if batches is not None else []
     if example is None:

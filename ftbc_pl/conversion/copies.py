@@ -58,34 +58,52 @@ def unwrapped(network: Any) -> nn.Module:
 
 
 def copied(network: nn.Module) -> nn.Module:
-    """Return a copy without wrappers, gradients, graphs of earlier forwards, or a trainer.
+    """Return a copy without gradients, graphs of earlier forwards, or a trainer.
 
     Args:
-        network: The network, out of its outer wrappers; those around parts of it are left out of the copy.
+        network: The network, also right after a training step.
+
+    Raises:
+        ConversionError: Something in it can't be copied.
+    """
+    return _copied(network, {})
+
+
+def copied_without_wrappers(network: nn.Module) -> nn.Module:
+    """Return a copy as :func:`copied` does, without the wrappers around parts of the network.
+
+    Args:
+        network: The network, out of its outer wrappers.
 
     Raises:
         ConversionError: Something in it can't be copied.
     """
     memo: dict[int, Any] = {}
-    for module in network.modules():
-        # Lightning's trainer holds data and loggers; the network runs without it.
+    for module in reversed(list(network.modules())):  # inner ones first
+        inner, _ = _inner(module) if module is not network and not _is_lightning(module) else (None, "")
+        if inner is not None:
+            memo[id(module)] = _copied(inner, memo)
+    return _copied(network, memo)
+
+
+def _copied(network: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy, in which what is in ``memo`` has taken the place of the objects with these ids."""
+    for module in filter(_is_lightning, network.modules()):
+        # Its trainer holds data and loggers; the network runs without it.
         for name in ("_trainer", "_fabric"):
-            if _is_lightning(module) and module.__dict__.get(name) is not None:
-                memo[id(module.__dict__[name])] = None
-        for tensor in _tensors(vars(module), {id(child) for child in network.modules()}):
+            memo[id(vars(module).get(name))] = None
+    seen = set(memo)
+    for module in network.modules():
+        for tensor in _tensors(vars(module), seen):
             # What a forward left behind: features, weights that a normalisation computes anew each time.
-            if tensor.grad_fn is not None:
+            if tensor.grad_fn is not None and id(tensor) not in memo:
                 memo[id(tensor)] = tensor.detach().clone()
     try:
-        for module in reversed(list(network.modules())):  # inner ones first
-            inner, _ = _inner(module) if module is not network and not _is_lightning(module) else (None, "")
-            if inner is not None:
-                memo[id(module)] = copy.deepcopy(inner, memo)
         return copy.deepcopy(network, memo)
     except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise ConversionError.of_network(
-            f"it can't be copied: {first_line(error)}: take what is no part of the network (locks, "
-            "files, generators) out of its attributes"
+            f"it can't be copied: {first_line(error)}: take what is no part of the network (locks, files, generators) "
+            "out of its attributes"
         ) from error
 
 
