@@ -350,6 +350,27 @@ def test_images_that_the_network_does_not_take(network, x, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("batches", [images(), {"image": images()}], ids=["tensor", "dict"])
+def test_one_batch_is_no_loader(batches):
+    with pytest.raises(
+        TypeError, match=r"Expected a loader or a list of batches, got a? ?(Tensor|dict).*: put it into a"
+    ):
+        convert(small_cnn(), 2, batches=batches)
+
+
+def test_a_batch_without_images():
+    with pytest.raises(ValueError, match="got a batch without any"):
+        convert(small_cnn(), 2, batches=[images()[:0]])
+
+
+def test_weights_that_have_no_values():
+    with torch.device("meta"):
+        network = small_cnn()
+    for unmade in (network, nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU())):
+        with pytest.raises(ConversionError, match=r"0.weight has no values yet"):
+            convert(unmade, 2, batches=[images()])
+
+
 @pytest.mark.parametrize("steps", [4097, 10**9])
 def test_more_timesteps_than_memory_holds(steps):
     with pytest.raises(ValueError, match=rf"num_steps must be at most 4,096, got {steps:,}"):
@@ -370,3 +391,22 @@ def test_a_forward_that_fails_where_gradients_are_needed():
     with torch.no_grad(), pytest.raises(ConversionError, match="numpy: its result depends on the data") as error:
         convert(Numpy().eval(), 2, batches=[images()])
     assert "does not run where the input requires a gradient" in error.value.problems[-1]
+
+
+class Spellings(nn.Module):
+    """Calls sites with their input as a keyword, in a list and beside another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = torch.clamp(input=self.conv(x), min=0.0)
+        x = torch.maximum(F.max_pool2d(input=x, kernel_size=2), F.avg_pool2d(x, 2))
+        return self.head(F.relu(input=x - 0.1).mean((2, 3)))
+
+
+def test_the_input_of_a_site_may_be_given_in_any_way():
+    torch.manual_seed(0)
+    network = Spellings().eval()
+    assert approaches(convert(network, 64, batches=[images()], threshold="max"), network, images())

@@ -1,6 +1,7 @@
 """Images and labels of a batch, in whatever form a loader hands it out; the one place that knows these forms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,6 +36,21 @@ def to_images(batch: Any) -> Tensor:
         )
         raise TypeError(f"Expected images of a floating-point type, got {_dtype(images)}: {advice}.")
     return images
+
+
+def first_batches(batches: Iterable[Any], count: int) -> list[Tensor]:
+    """Images of the first ``count`` batches, as :func:`to_images` finds them.
+
+    Raises:
+        TypeError: This is one batch, or batches are of no form that is known.
+        ValueError: A batch is empty.
+    """
+    if isinstance(batches, Tensor | Mapping):
+        raise TypeError(f"Expected a loader or a list of batches, got {_described(batches)}: put it into a list.")
+    found = [to_images(batch) for batch in islice(batches, count)]
+    if not all(images.ndim and len(images) for images in found):
+        raise ValueError("Expected images in every batch, got a batch without any: check the loader.")
+    return found
 
 
 def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:

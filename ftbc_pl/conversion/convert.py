@@ -4,13 +4,12 @@ import copy
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ftbc_pl.conversion.batch import to_images
+from ftbc_pl.conversion.batch import first_batches, to_images
 from ftbc_pl.conversion.check import check_conversion
 from ftbc_pl.conversion.copies import copied_without_wrappers, unwrapped, without_shell
 from ftbc_pl.conversion.diagnosis import check_activations, check_finite, check_thresholds, run_once
@@ -73,7 +72,7 @@ def convert(
     check_activations(ann)
     network = copied_without_wrappers(ann).eval().requires_grad_(False)
     device = _device(network)
-    images = [to_images(batch).to(device) for batch in islice(batches, num_batches)] if batches is not None else []
+    images = [] if batches is None else [found.to(device) for found in first_batches(batches, num_batches)]
     if example is None:
         example = images[0][:2] if images else _noise(network)
     example = to_images(example)

@@ -46,6 +46,11 @@ def unwrapped(network: Any) -> nn.Module:
         return unwrapped(inner)
     if not isinstance(network, nn.Module):
         raise TypeError(f"Expected the network as a torch.nn.Module, got {type(network).__name__}.")
+    unmade = [name for name, p in network.named_parameters() if p.is_meta or nn.parameter.is_lazy(p)]
+    if unmade:
+        raise ConversionError.of_network(
+            f"{unmade[0]} has no values yet: load weights, or run a lazy module once before"
+        )
     scripted = [path for path, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         raise ConversionError(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -85,6 +86,14 @@ class Trace:
     constant_outputs: tuple[bool, ...]
     problems: tuple[str, ...]
     sizes_read: bool = False
+
+    @cached_property
+    def table(self) -> dict[Callable[..., Any], dict[int, int]]:
+        """For each function of a site, which of its calls in a forward are which of the sites."""
+        table: dict[Callable[..., Any], dict[int, int]] = {function: {} for function in self.counts}
+        for index, call in enumerate(self.calls):
+            table[call.function][call.ordinal] = index
+        return table
 
     def without_prefix(self) -> "Trace":
         """The same trace, with everything computed for each timestep."""
