@@ -191,6 +191,13 @@ def test_a_network_converts_right_after_training_steps(make, fold_bn):
     assert approaches(snn, network.eval(), images())
 
 
+def test_a_saved_network_is_loaded_into_one_that_was_trained_or_wrapped(tmp_path):
+    snn = convert(trained(Keeps()), 2, batches=[images()])
+    save_snn(snn, tmp_path)
+    for ann in (trained(Keeps()), nn.DataParallel(Keeps())):
+        assert torch.equal(load_snn(tmp_path, ann=ann)(images()), snn(images()))
+
+
 def test_preparation_copies_such_a_network_too():
     class Features(Keeps):
         def __init__(self):
@@ -281,7 +288,7 @@ def test_wrappers_around_parts_are_left_out():
 
 
 def test_it_is_said_what_is_converted(caplog):
-    with caplog.at_level(logging.INFO, "ftbc_pl"):
+    with caplog.at_level(logging.WARNING, "ftbc_pl"):
         convert(nn.DataParallel(small_cnn()), 2, batches=[images()])
     assert "Converting module of DataParallel: a Sequential." in caplog.text
 

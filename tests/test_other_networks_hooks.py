@@ -57,7 +57,7 @@ def test_it_is_said_which_are_left_out(caplog):
 
     network = small_cnn()
     network[1].register_forward_hook(look)
-    with caplog.at_level(logging.INFO, "ftbc_pl"):
+    with caplog.at_level(logging.WARNING, "ftbc_pl"):
         convert(network, 2, batches=[images()])
     assert "since they change nothing: the forward hooks of ['1 (look)']" in caplog.text
 

@@ -172,6 +172,9 @@ def test_a_network_of_maps_from_its_conversion_to_its_accuracy():
     comparison = Comparison(32)
     comparison.update(snn, x, masks)
     assert (comparison.compute().ann, comparison.compute().images) == (1.0, 6)
+    found = SpikingClassifier(snn).predict_step(x, 0)
+    assert torch.equal(found["predicted"], predicted)
+    torch.testing.assert_close(found["probability"], snn.readout(snn(x))[-1].softmax(1).amax(1))
     with pytest.raises(ValueError, match=r"\(6, 12, 12\) .* \(6, 3, 12, 12\), got labels of shape \(6,\)"):
         evaluate(snn, [(x, masks[:, 0, 0])], progress=False)
 

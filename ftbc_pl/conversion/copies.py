@@ -42,7 +42,7 @@ def unwrapped(network: Any) -> nn.Module:
     """
     inner, name = _inner(network)
     if inner is not None:
-        _log.info("Converting %s of %s: a %s.", name, type(network).__name__, type(inner).__name__)
+        _log.warning("Converting %s of %s: a %s.", name, type(network).__name__, type(inner).__name__)
         return unwrapped(inner)
     if not isinstance(network, nn.Module):
         raise TypeError(f"Expected the network as a torch.nn.Module, got {type(network).__name__}.")
@@ -130,7 +130,7 @@ def without_shell(network: nn.Module, example: Tensor, outputs: Any) -> nn.Modul
         return network
     if not isinstance(same, Tensor) or not torch.equal(same, outputs):
         return network
-    _log.info("Converting %s of %s: a %s.", name, type(network).__name__, type(inner).__name__)
+    _log.warning("Converting %s of %s: a %s.", name, type(network).__name__, type(inner).__name__)
     return inner
 
 

@@ -56,7 +56,7 @@ def drop_observers_(network: nn.Module, example: Tensor) -> list[str]:
     _remove(network, dropped)
     names = [f"{hook.path or '(network)'} ({hook.name})" for hook in dropped]
     if names:
-        _log.info("Left out of the spiking network, since they change nothing: the forward hooks of %s.", names)
+        _log.warning("Left out of the spiking network, since they change nothing: the forward hooks of %s.", names)
     return names
 
 

@@ -93,9 +93,9 @@ class SpikingClassifier(LightningModule):
             logits = self(images)
         logits = with_classes(logits)
         predicted = predicted_classes(logits)
-        if logits.shape[-1] == 1:  # a network of one output: the logit of class 1 against 0
-            logits = torch.cat([torch.zeros_like(logits), logits], -1)
-        probabilities = logits[-1].softmax(-1)
+        if logits.shape[2] == 1:  # a network of one output: the logit of class 1 against 0
+            logits = torch.cat([torch.zeros_like(logits), logits], 2)
+        probabilities = logits[-1].softmax(1)
         return {
             "predicted": predicted,
             "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),
