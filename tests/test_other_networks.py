@@ -417,3 +417,55 @@ def test_the_input_of_a_site_may_be_given_in_any_way():
     torch.manual_seed(0)
     network = Spellings().eval()
     assert approaches(convert(network, 64, batches=[images()], threshold="max"), network, images())
+
+
+class Aside(nn.Module):
+    """Computes something beside its output, which takes images together, hides from autograd, or is no ReLU."""
+
+    def __init__(self, look):
+        super().__init__()
+        self.conv, self.head, self.look = nn.Conv2d(3, 8, 3), nn.Linear(8, 10), look
+
+    def forward(self, x):
+        x = F.relu(self.conv(x))
+        self.seen = self.look(x)
+        return self.head(x.mean((2, 3)))
+
+
+ASIDE = {
+    "detached features": lambda x: x.detach(),
+    "detached, elsewhere": lambda x: x.detach().clone().cpu() * 2,
+    "a mean over the batch": lambda x: x.mean(),
+    "a loss": lambda x: x.pow(2).mean().sqrt() + x.abs().sum(),
+    "a norm": lambda x: x.flatten().norm(),
+    "a mask": lambda x: (x > 0).float().mean().relu(),
+    "a smooth activation": lambda x: F.gelu(x),
+}
+
+
+@pytest.mark.parametrize("look", ASIDE.values(), ids=ASIDE)
+def test_what_goes_into_no_output_does_no_harm(look):
+    torch.manual_seed(0)
+    network = Aside(look).eval()
+    assert approaches(convert(network, 64, batches=[images()], threshold="max"), network, images())
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda x: x.add(x.detach()), "detach: it hides the data flow"),
+        (lambda x: x * (x > 0.1), "gt: it compares values"),
+        (lambda x: x - F.relu(x.mean()), "mean: it takes images of the batch together"),
+        (lambda x: x if x.detach().mean() > 0 else -x, "bool: its result depends on the data"),
+        (lambda x: x * x.detach().nonzero().size(0), "nonzero: it is not known to be linear"),
+        (lambda x: [x, x.data.mul_(2)][0], "data: it hides the data flow"),
+        (lambda x: x + float(x.detach().sum()), "detach: it hides the data flow"),
+    ],
+)
+def test_what_goes_into_an_output_is_named(use, message):
+    class Used(Aside):
+        def forward(self, x):
+            return self.head(use(F.relu(self.conv(x))).mean((2, 3)))
+
+    with pytest.raises(ConversionError, match=message):
+        convert(Used(None).eval(), 2, batches=[images(2)])

@@ -48,13 +48,17 @@ class Operation:
         self.shape = self.streams[0].shape
         self.inplace = is_inplace(self.function, self.args, self.kwargs)
 
+    def reads_size(self) -> bool:
+        """Whether the call tells how large a tensor is, or makes one that is as large."""
+        return self.name in _SIZES
+
     def reads_batch_size(self) -> bool:
         """Whether the call tells how many images there are before the first sites, or makes a tensor with as many rows.
 
         What it returns is the number of rows of one timestep where everything up to here is computed once for all.
         """
         stream = self.streams[0]
-        if self.name not in _SIZES or not getattr(stream, "_ftbc_static", False):
+        if not self.reads_size() or not getattr(stream, "_ftbc_static", False):
             return False
         dim = self.kwargs.get("dim", self.args[1] if self.name == "size" and len(self.args) > 1 else None)
         batch = stream._ftbc_layout.batch  # type: ignore[attr-defined]
