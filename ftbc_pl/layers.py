@@ -4,7 +4,7 @@ only; the dynamics are in :mod:`ftbc_pl.functional`.
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from ftbc_pl.functional.qcfs import qcfs
 from ftbc_pl.functional.relu import clipped_relu
 from ftbc_pl.functional.temporal_difference import temporal_difference
 from ftbc_pl.registry import ACTIVATIONS
+
+# What takes the place of a threshold at or below zero: θ/L and L/θ are still numbers of 32 bits.
+_SMALLEST_THRESHOLD = 1e-5
 
 
 class Activation(nn.Module):
@@ -53,6 +56,20 @@ class Activation(nn.Module):
         if not 0 < threshold < math.inf:
             raise ValueError(f"The threshold must be a positive number in activation units, got {threshold}.")
 
+    def keep_positive_(self) -> None:
+        """Set a threshold that an optimizer's step has driven to zero or below to a small positive number.
+
+        In place, without a word to autograd and without waiting for a GPU: a projection onto the numbers that a
+        threshold may have. Below zero the activation would turn round, and its gradient drive θ away for ever. Positive
+        thresholds keep their bits, NaN stays NaN.
+        """
+        torch.threshold_(self.threshold.data, 0.0, _SMALLEST_THRESHOLD)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation, with a threshold that is positive in both."""
+        self.keep_positive_()
+        return super().train(mode)
+
     def extra_repr(self) -> str:
         """Show the threshold."""
         return f"threshold={self.threshold.item():.4g}"
@@ -74,6 +91,8 @@ class QCFS(Activation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantise ``x`` of any shape."""
+        if self.training:
+            self.keep_positive_()
         return qcfs(x, self.threshold, self.levels)
 
     def extra_repr(self) -> str:

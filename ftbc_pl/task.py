@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from ftbc_pl.conversion import prepare
+from ftbc_pl.conversion.batch import images_and_labels, to_images
 from ftbc_pl.conversion.prepare import measure_start_thresholds_
 from ftbc_pl.layers import Activation
 from ftbc_pl.models import assign_weights, create_network, read_weights
@@ -139,7 +140,7 @@ class ImageClassifier(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of class indices (B,) or soft targets (B, num_classes)."""
-        images, targets = batch
+        images, targets = images_and_labels(batch)
         loss = F.cross_entropy(self(images), targets, label_smoothing=self.label_smoothing)
         if batch_idx % _CHECK_EVERY == 0 and not bool(loss.isfinite()):
             raise ValueError(
@@ -158,7 +159,7 @@ class ImageClassifier(LightningModule):
         self._evaluate(batch, self.test_metrics, "test/loss")
 
     def _evaluate(self, batch: Any, metrics: MetricCollection, loss_name: str) -> None:
-        images, labels = batch
+        images, labels = images_and_labels(batch)
         logits = self(images)
         metrics.update(logits, labels)
         self.log(loss_name, F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
@@ -166,8 +167,7 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Class (1, B) and its probability (B,)."""
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        probability, predicted = self(images).float().softmax(-1).max(-1)
+        probability, predicted = self(to_images(batch)).float().softmax(-1).max(-1)
         return {"predicted": predicted.unsqueeze(0), "probability": probability}
 
     def configure_optimizers(self) -> Any:

@@ -68,8 +68,7 @@ def test_static_prefix_gives_the_same_outputs():
     snn = convert(small_cnn(), 4, batches=[images()]).double()
     assert snn.static_prefix
     once = snn(images().double())
-    snn.static_prefix = False
-    snn.calls = tuple(replace(call, static=tuple(False for _ in call.static)) for call in snn.calls)
+    snn.trace, snn.static_prefix = snn.trace.without_prefix(), False
     torch.testing.assert_close(snn(images().double()), once, rtol=0, atol=1e-12)
 
 
@@ -127,9 +126,10 @@ class Gated(nn.Module):
 def without_rate_exact_sites(snn):
     """As if the trace had taken these operations for linear."""
     kept = [i for i, call in enumerate(snn.calls) if call.kind is Kind.SPIKING]
-    snn.calls = tuple(snn.calls[i] for i in kept)
+    calls = tuple(snn.calls[i] for i in kept)
     snn.sites = nn.ModuleList(snn.sites[i] for i in kept)
-    snn.trace = replace(snn.trace, counts={call.function: snn.trace.counts[call.function] for call in snn.calls})
+    counts = {call.function: snn.trace.counts[call.function] for call in calls}
+    snn.trace = replace(snn.trace, calls=calls, counts=counts)
     return snn
 
 
@@ -244,7 +244,7 @@ def test_prepare_needs_a_relu():
     [
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"num_steps": 2, "threshold": "best"}, "threshold must be 'mse', 'max' or a percentile, got 'best'"),
-        ({"num_steps": 2, "threshold": 0.0}, r"must lie in \(0, 100\], got 0"),
+        ({"num_steps": 2, "threshold": 0.0}, r"must lie in \(1, 100\], got 0"),
         ({"num_steps": 2}, "pass `batches=`"),
     ],
 )

@@ -7,14 +7,15 @@ is affine or rate-exact, each site sees the ANN's values in the mean, to roundin
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ftbc_pl.conversion.copies import first_line
+from ftbc_pl.conversion.diagnosis import fixed_size
 from ftbc_pl.conversion.errors import ConversionError
+from ftbc_pl.conversion.precision import Double
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation.network import SpikingNetwork
 from ftbc_pl.simulation.visitors import Simulation
@@ -46,31 +47,6 @@ class _UnevenSpread(Simulation):
         return out.flatten(0, 1)
 
 
-class _Double(TorchFunctionMode):
-    """While active, casts to another floating-point type lead to float64, so that they round nothing."""
-
-    _CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        args, kwargs = tree_map(_to_double, (args, kwargs or {}))
-        return (Tensor.double if func in self._CASTS else func)(*args, **kwargs)
-
-    def __enter__(self) -> "_Double":
-        self._before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        return super().__enter__()  # type: ignore[no-any-return]
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        torch.set_default_dtype(self._before)
-
-
-def _to_double(leaf: Any) -> Any:
-    return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
-
-
 @torch.no_grad()
 def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
     """Check that a spiking network computes the ANN in the mean over time.
@@ -81,16 +57,20 @@ def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
 
     Raises:
         ConversionError: Something between the sites is neither affine nor rate-exact; names the first diverging site.
+            Or the forward does not run on the rows of several timesteps.
     """
     visitor = _UnevenSpread(torch.Generator().manual_seed(0))
     double = copy.deepcopy(snn).double()
     double.reset()
-    with _Double():
-        outputs = double.visit(images.double(), visitor)
+    with Double():
         reference = double.network(images.double())
+        try:
+            outputs = double.visit(images.double(), visitor)
+        except Exception as error:
+            raise ConversionError.of_network(_failure(double.network, images.double(), error)) from error
     diverging = visitor.diverging
     pairs = zip(tree_leaves(outputs), tree_leaves(reference), strict=True)
-    if diverging is None and any(_differ(out, exact) for out, exact in pairs if isinstance(out, Tensor)):
+    if diverging is None and any(_differs(out, exact) for out, exact in pairs if isinstance(out, Tensor)):
         diverging = "the output, after the last site"
     if diverging is not None:
         raise ConversionError(
@@ -101,9 +81,24 @@ def check_conversion(snn: SpikingNetwork, images: Tensor) -> None:
         )
 
 
+def _differs(blocks: Tensor, reference: Tensor) -> bool:
+    """Whether outputs differ from the ANN's by more than rounding, or in shape."""
+    return blocks.shape[1:] != reference.shape or _differ(blocks, reference)
+
+
 def _differ(blocks: Tensor, reference: Tensor | None = None) -> bool:
     """Whether the first block, the mean of the others and the ANN run by itself differ by more than rounding."""
     ann, mean = blocks[0], blocks[1:].mean(0)
     scale = ann.abs().max().clamp(min=1e-30)
     errors = [mean - ann] if reference is None else [mean - ann, reference - ann]
     return not all(bool((error.abs().max() / scale) < _TOLERANCE) for error in errors)
+
+
+def _failure(network: nn.Module, images: Tensor, error: Exception) -> str:
+    """Why the forward of a network does not run on more rows than images."""
+    count = len(images)
+    try:
+        network(torch.cat([images, images]))
+    except Exception as other:
+        return fixed_size(count, 2 * count, other)
+    return f"its forward does not run with timesteps as rows of the batch: {first_line(error)}"

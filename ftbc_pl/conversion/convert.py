@@ -4,21 +4,28 @@ import copy
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ftbc_pl.conversion.batch import first_batches, to_images
 from ftbc_pl.conversion.check import check_conversion
+from ftbc_pl.conversion.copies import copied_without_wrappers, unwrapped, without_shell
+from ftbc_pl.conversion.diagnosis import check_activations, check_finite, check_thresholds, run_once
 from ftbc_pl.conversion.errors import ConversionError
 from ftbc_pl.conversion.fold import fold_batch_norm_
+from ftbc_pl.conversion.hooks import drop_observers_
 from ftbc_pl.conversion.thresholds import measure_thresholds_
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 from ftbc_pl.options import ConversionOptions
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.sites import ConversionReport
 from ftbc_pl.tracing import Call, Kind, Trace, trace
+
+_MOST_STEPS = 4096  # a readout of 4096² weights takes 64 MiB
+
+__all__ = ["convert", "to_images"]
 
 
 def convert(
@@ -38,9 +45,11 @@ def convert(
     gates, normalisation and attention get the rate-exact replacement.
 
     Args:
-        ann: The trained network.
-        num_steps: Number of timesteps T.
-        batches: Images (B, ...) or (images, labels) from the training set; needed where thresholds must be measured.
+        ann: The trained network; one inside DataParallel, DDP, torch.compile or an average of weights is taken out.
+            Forward hooks that change nothing are left out of the copy.
+        num_steps: Number of timesteps T, at most 4096.
+        batches: Images (B, ...), (images, labels, ...) or dicts of them, from the training set; needed where thresholds
+            must be measured.
         num_batches: How many of the batches are used.
         example: A small input batch (B, ...); default: the first of ``batches``, or noise of the size in the network's
             timm config.
@@ -52,22 +61,31 @@ def convert(
         The spiking network, not calibrated yet.
 
     Raises:
-        ConversionError: Some sites can't be converted; lists all of them.
-        TypeError: A keyword is no option.
+        ConversionError: Some sites can't be converted; lists all of them. Or the network does not run on the images,
+            or has NaN, infinite values or thresholds that are not positive in it.
+        TypeError: A keyword is no option, the network no module, or a batch of no form that is known.
         ValueError: An argument is out of range, or thresholds must be measured and ``batches`` is missing.
     """
     chosen = ConversionOptions.of({"num_steps": num_steps} | options, "convert")
-    network = copy.deepcopy(ann).eval().requires_grad_(False)
+    _check_steps(num_steps)
+    ann = unwrapped(ann)
+    check_activations(ann)
+    network = copied_without_wrappers(ann).eval().requires_grad_(False)
     device = _device(network)
-    images = [to_images(batch).to(device) for batch in islice(batches, num_batches)] if batches is not None else []
+    images = [] if batches is None else [found.to(device) for found in first_batches(batches, num_batches)]
     if example is None:
         example = images[0][:2] if images else _noise(network)
+    example = to_images(example)
     example = (torch.cat([example, example]) if len(example) < 2 else example).to(device)
-    folded = fold_batch_norm_(network, example) if chosen.fold_bn else {}
-    found = _trace(network, example, chosen)
-    sites = [_site(call, chosen) for call in found.calls]
-    report = _report(found, chosen, folded)
-    snn = SpikingNetwork(network, found, sites, chosen, tuple(example.shape[1:]), report).to(device)
+    drop_observers_(network, example)
+    outputs = run_once(network, example, images[0] if images else None)
+    network = without_shell(network, example, outputs)
+    if check:
+        check_finite(network, example, outputs)
+    folded = fold_batch_norm_(network, example.clone()) if chosen.fold_bn else {}
+    snn = _assembled(network, _trace(network, example, chosen), chosen, example, folded)
+    if snn.static_prefix and snn.trace.sizes_read and not _holds(snn, example):
+        snn = _assembled(network, snn.trace.without_prefix(), chosen, example, folded)
     if check:
         check_conversion(snn, example)
     unknown = [call for call, _ in snn.neurons() if call.threshold is None]
@@ -81,12 +99,36 @@ def convert(
     return snn
 
 
-def to_images(batch: Any) -> Tensor:
-    """Images of a batch that is a tensor or a sequence that begins with one."""
-    images = batch if isinstance(batch, Tensor) else batch[0]
-    if not isinstance(images, Tensor):
-        raise TypeError(f"Expected batches of images or (images, labels), got {type(images).__name__}.")
-    return images
+def _check_steps(num_steps: int) -> None:
+    if num_steps > _MOST_STEPS:
+        raise ValueError(
+            f"num_steps must be at most {_MOST_STEPS:,}, got {num_steps:,}: memory grows with it, with the square for "
+            "the readout, and the accuracy reaches that of the ANN long before."
+        )
+
+
+def _assembled(
+    network: nn.Module, found: Trace, options: ConversionOptions, example: Tensor, folded: Mapping[str, int]
+) -> SpikingNetwork:
+    """The spiking network of a trace."""
+    sites = [_site(call, options) for call in found.calls]
+    report = _report(found, options, folded)
+    return SpikingNetwork(network, found, sites, options, tuple(example.shape[1:]), report).to(example.device)
+
+
+def _holds(snn: SpikingNetwork, example: Tensor) -> bool:
+    """Whether a network that reads the size of its batch may see one timestep before its first sites.
+
+    It does not if that number is used behind them, where there are T times as many rows. Noise decides, so that a saved
+    network is converted in the same way when it is loaded, without images.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, *example.shape[1:], generator=generator).to(example)
+    try:
+        check_conversion(snn, noise)
+    except Exception:
+        return False
+    return True
 
 
 def _trace(network: nn.Module, example: Tensor, options: ConversionOptions) -> Trace:
@@ -100,6 +142,7 @@ def _trace(network: nn.Module, example: Tensor, options: ConversionOptions) -> T
     found = trace(copy.deepcopy(network), example, smooth=smooth)
     if found.problems:
         raise ConversionError(found.problems)
+    check_thresholds(found.calls)
     if not any(call.kind is Kind.SPIKING for call in found.calls):
         if not smooth or not found.calls:
             raise ConversionError(["(network): no ReLU or QCFS was called: nothing would spike; see ftbc_pl.prepare"])

@@ -1,6 +1,7 @@
 """The error of a network that can't be converted."""
 
 from collections.abc import Sequence
+from typing import Self
 
 
 class ConversionError(ValueError):
@@ -10,8 +11,14 @@ class ConversionError(ValueError):
         problems: One sentence a site: module path, source line, operation, what to do.
     """
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        """Create the error from the sentences of all sites."""
+    def __init__(self, problems: Sequence[str], message: str | None = None) -> None:
+        """Create the error from the sentences of all sites; ``message`` is for other than a list of them."""
         self.problems = list(problems)
         sites = "site" if len(self.problems) == 1 else "sites"
-        super().__init__(f"{len(self.problems)} {sites} can't be converted:\n" + "\n".join(f"  {p}" for p in problems))
+        listed = f"{len(self.problems)} {sites} can't be converted:\n" + "\n".join(f"  {p}" for p in problems)
+        super().__init__(listed if message is None else message)
+
+    @classmethod
+    def of_network(cls, problem: str) -> Self:
+        """Create the error of a network as a whole, in one line, from a sentence without its full stop."""
+        return cls([f"(network): {problem}"], f"The network can't be converted: {problem}.")

@@ -56,7 +56,10 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.reads: Counter[int] = Counter()
         self.pairs: list[tuple[nn.Module, _BatchNorm, Tensor]] = []
-        self.layers = {id(m.weight): m for m in network.modules() if isinstance(m, _LAYERS)}
+        # Not those whose weight is computed anew in each forward (weight_norm, a parametrisation).
+        self.layers = {
+            id(m.weight): m for m in network.modules() if isinstance(m, _LAYERS) and "weight" in m._parameters
+        }
         self.norms = {id(m.running_mean): m for m in network.modules() if _is_batch_norm(m)}
         self.sources: dict[int, tuple[nn.Module, Tensor]] = {}  # holds the tensors, so that no id is used again
 

@@ -1,13 +1,13 @@
 """Exchange the activations of an ANN before it is trained."""
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ftbc_pl.conversion.convert import to_images
+from ftbc_pl.conversion.batch import to_images
+from ftbc_pl.conversion.copies import copied
 from ftbc_pl.conversion.errors import ConversionError
 from ftbc_pl.layers import Activation
 from ftbc_pl.registry import ACTIVATIONS
@@ -40,7 +40,7 @@ def prepare(
         ConversionError: The network has no ReLU module.
         ValueError: An argument is out of range.
     """
-    prepared = copy.deepcopy(model)
+    prepared = copied(model)
     if activation == "relu":
         return prepared
     chosen = ACTIVATIONS[activation]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftbc_pl.conversion.diagnosis import where_not_finite
 from ftbc_pl.distributed import in_any_process, maximum_over_processes, sum_over_processes
 from ftbc_pl.functional.thresholds import FEWEST_STEPS, histogram, mse_threshold, percentile_threshold
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
@@ -67,7 +68,10 @@ def measure_thresholds_(
     _run(snn, batches, Observation(see_maximum, set(sites)))
     for name, maximum in maxima.items():
         if in_any_process(not bool(maximum.isfinite().all()), maximum.device):
-            raise ValueError(f"Site {name} has NaN or infinite activations: the weights or the images are broken.")
+            raise ValueError(
+                f"Site {name} has NaN or infinite activations: the weights or the images are broken: "
+                f"{where_not_finite(snn.network, batches)}."
+            )
         maximum_over_processes(maximum)
     thresholds = maxima
     if threshold != "max":

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ftbc_pl.distributed import sum_over_processes
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
+from ftbc_pl.evaluation.predictions import check_images, single_output
 from ftbc_pl.simulation import SpikingNetwork
 
 
@@ -50,10 +51,20 @@ class Comparison(nn.Module):
 
     @torch.no_grad()
     def update(self, snn: SpikingNetwork, images: Tensor, labels: Tensor) -> None:
-        """Count the correct predictions for images (B, ...) of classes (B,), in full precision."""
+        """Count the correct predictions, in full precision.
+
+        Args:
+            snn: The spiking network.
+            images: (B, ...).
+            labels: (B,), or any other form that :class:`.TimestepAccuracy` knows.
+
+        Raises:
+            ValueError: The network has several outputs, or labels, images and outputs don't fit.
+        """
+        check_images(images)
         # A spike is a comparison with a threshold: rounding to 16 bits would change what was calibrated.
         with torch.autocast(images.device.type, enabled=False):
-            self.ann.update(snn.network(images).unsqueeze(0), labels)
+            self.ann.update(single_output(snn.network(images)).unsqueeze(0), labels)
             with snn.uncalibrated():
                 self.uncalibrated.update(snn.readout(snn(images)), labels)
             if self.is_calibrated:
@@ -65,7 +76,7 @@ class Comparison(nn.Module):
         Raises:
             ValueError: There were no images.
         """
-        images = int(sum_over_processes(self.uncalibrated.total.clone()).item())
+        images = int(sum_over_processes(self.uncalibrated.images.clone()).item())
         if not images:
             raise ValueError("There are no images to evaluate on.")
         calibrated = per_step(self.calibrated) if self.is_calibrated else None

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftbc_pl.conversion.batch import images_and_labels
 from ftbc_pl.distributed import progress_bar
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
+from ftbc_pl.evaluation.predictions import check_images, single_output
 from ftbc_pl.simulation import SpikingNetwork
 
 
@@ -17,24 +19,24 @@ def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
 
     Args:
         snn: A converted network.
-        loader: Batches of (images, labels); in a distributed run each process hands in its own images.
+        loader: Batches of (images, labels, ...) or dicts of them; in a distributed run each process hands in its own
+            images.
         progress: Whether to show a progress bar.
 
     Returns:
         Accuracy at t = 1 … T, (T,) float64, in 0..1.
 
     Raises:
-        ValueError: The loader is empty, or the network is no classifier of one output.
+        TypeError: A batch is not of a form that is known.
+        ValueError: The loader is empty, the network is no classifier of one output, or labels, images and outputs
+            don't fit.
     """
     metric = TimestepAccuracy(snn.num_steps).to(snn.device)
     batches = 0
-    for images, labels in progress_bar(loader, "Evaluating", progress):
-        outputs = snn(images.to(snn.device))
-        if not isinstance(outputs, Tensor):
-            raise ValueError(
-                f"Accuracy needs one output (T, B, classes), the network gives a {type(outputs).__name__}: call the "
-                "network itself and measure what you need."
-            )
+    for batch in progress_bar(loader, "Evaluating", progress):
+        images, labels = images_and_labels(batch)
+        check_images(images)
+        outputs = single_output(snn(images.to(snn.device)))
         metric.update(snn.readout(outputs), labels.to(snn.device))
         batches += 1
     if not batches:

@@ -7,7 +7,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ftbc_pl.conversion.batch import images_and_labels, to_images
 from ftbc_pl.evaluation.comparison import Accuracies, Comparison
+from ftbc_pl.evaluation.predictions import predicted_classes, with_classes
 from ftbc_pl.simulation import SpikingNetwork
 
 
@@ -69,7 +71,7 @@ class SpikingClassifier(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count correct predictions of the ANN and of the spiking network."""
-        images, labels = batch
+        images, labels = images_and_labels(batch)
         self.comparison.update(self.snn, images, labels)
 
     def on_validation_epoch_end(self) -> None:
@@ -85,12 +87,15 @@ class SpikingClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Class predicted at each step, (T, B), and the probability of the last one, (B,)."""
-        images = batch if isinstance(batch, Tensor) else batch[0]
+        images = to_images(batch)
         # As in the comparison: full precision.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images)
-        predicted = logits.argmax(-1)
-        probabilities = logits[-1].softmax(-1)
+        logits = with_classes(logits)
+        predicted = predicted_classes(logits)
+        if logits.shape[2] == 1:  # a network of one output: the logit of class 1 against 0
+            logits = torch.cat([torch.zeros_like(logits), logits], 2)
+        probabilities = logits[-1].softmax(1)
         return {
             "predicted": predicted,
             "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),

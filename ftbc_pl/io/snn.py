@@ -1,6 +1,5 @@
 """Save and load spiking networks."""
 
-import copy
 import os
 import secrets
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ftbc_pl.calibration import CalibrationReport
 from ftbc_pl.conversion import SpikingNetwork, convert
+from ftbc_pl.conversion.copies import copied, unwrapped
 from ftbc_pl.files import write_json_atomic
 from ftbc_pl.folders import atomic_folder_update, recover
 from ftbc_pl.functional.readout import mean_readout
@@ -107,7 +107,7 @@ def load_calibration(path: str | os.PathLike[str]) -> CalibrationReport | None:
 
 def _network(description: dict[str, Any], json_path: Path, ann: nn.Module | None) -> nn.Module:
     if ann is not None:
-        network = copy.deepcopy(ann).cpu()
+        network = copied(unwrapped(ann)).cpu()
     elif description["network"] is None:
         raise ValueError(f"{json_path} holds a network that timm does not know: pass ann= with its architecture.")
     else:

@@ -1,6 +1,5 @@
 """One forward of the ANN's own code, in which the calls of its sites go to a visitor instead of torch."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ftbc_pl.simulation.visitors import Visitor
-from ftbc_pl.tracing.calls import Trace
+from ftbc_pl.tracing.calls import Call, Trace
 from ftbc_pl.tracing.composite import COMPOSITE, expanded
 from ftbc_pl.tracing.operations import Kind
 
@@ -35,41 +34,33 @@ class Redirection(TorchFunctionMode):
         self.network = network
         self.visitor = visitor
         self.expected = trace.counts
-        self.counts: Counter[Callable[..., Any]] = Counter()
-        self.sites = {
-            (call.function, call.ordinal): (call, site) for call, site in zip(trace.calls, sites, strict=True)
-        }
+        self.calls, self.table = trace.calls, trace.table
+        self.sites = tuple(sites)
+        self.counts = dict.fromkeys(trace.counts, 0)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Send a call to its site, if it is one."""
         kwargs = kwargs or {}
-        if func not in self.expected:
+        ordinals = self.table.get(func)
+        if ordinals is None:
             if getattr(func, "__name__", "") in COMPOSITE:
                 with self:
                     return expanded(func)(*args, **kwargs)
             return func(*args, **kwargs)
         ordinal = self.counts[func]
-        self.counts[func] += 1
-        if (func, ordinal) not in self.sites:
+        self.counts[func] = ordinal + 1
+        index = ordinals.get(ordinal)
+        if index is None:
             return func(*args, **kwargs)
-        call, site = self.sites[func, ordinal]
-        leaves, structure = tree_flatten((args, kwargs))
-
-        def function(*streams: Tensor) -> Tensor:
-            replaced = list(leaves)
-            for position, stream in zip(call.streams, streams, strict=True):
-                replaced[position] = stream
-            new_args, new_kwargs = tree_unflatten(replaced, structure)
-            return func(*new_args, **new_kwargs)  # type: ignore[no-any-return]
-
-        inputs = [leaves[position] for position in call.streams]
+        call = self.calls[index]
+        inputs, function = _streams(call, func, args, kwargs)
         if call.kind is Kind.SPIKING:
             if inputs[0].shape[call.channel_dim :][:1] != call.record.shape[call.channel_dim - 1 :][:1]:
                 raise RuntimeError(_OTHER_PATH)
-            return self.visitor.neuron(call, site, inputs[0], function)  # type: ignore[arg-type]
-        return self.visitor.rate_exact(call, site, inputs, function)  # type: ignore[arg-type]
+            return self.visitor.neuron(call, self.sites[index], inputs[0], function)  # type: ignore[arg-type]
+        return self.visitor.rate_exact(call, self.sites[index], inputs, function)  # type: ignore[arg-type]
 
     def run(self, rows: Tensor) -> Any:
         """Run the ANN's code once.
@@ -79,6 +70,26 @@ class Redirection(TorchFunctionMode):
         """
         with self:
             outputs = self.network(rows)
-        if dict(self.counts) != self.expected:
+        if self.counts != self.expected:
             raise RuntimeError(_OTHER_PATH)
         return outputs
+
+
+def _streams(
+    call: Call, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Tensor], Callable[..., Tensor]]:
+    """The tensors of a call that depend on the input, and the call as a function of them."""
+    if call.streams == (0,) and args and isinstance(args[0], Tensor):
+        # As almost always; taking apart and putting together all the arguments would cost more than the rest.
+        rest = args[1:]
+        return [args[0]], lambda stream: func(stream, *rest, **kwargs)
+    leaves, structure = tree_flatten((args, kwargs))
+
+    def function(*streams: Tensor) -> Tensor:
+        replaced = list(leaves)
+        for position, stream in zip(call.streams, streams, strict=True):
+            replaced[position] = stream
+        new_args, new_kwargs = tree_unflatten(replaced, structure)
+        return func(*new_args, **new_kwargs)  # type: ignore[no-any-return]
+
+    return [leaves[position] for position in call.streams], function

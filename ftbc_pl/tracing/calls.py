@@ -1,8 +1,9 @@
 """What a trace of a network finds, as plain values."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -72,11 +73,29 @@ class Trace:
         counts: How often each function of a site is called in a forward, sites or not.
         static_prefix: Whether everything before the first sites may be computed once for all timesteps.
         static_outputs: For each tensor of the output, whether it is the same at every timestep.
+        constant_outputs: For each of them, whether it does not even depend on the input.
         problems: What can't be converted, one sentence per site.
+        sizes_read: Whether the network asks for the size of a batch before the first sites, where it holds one timestep
+            only if ``static_prefix``.
     """
 
     calls: tuple[Call, ...]
     counts: dict[Callable[..., Any], int]
     static_prefix: bool
     static_outputs: tuple[bool, ...]
+    constant_outputs: tuple[bool, ...]
     problems: tuple[str, ...]
+    sizes_read: bool = False
+
+    @cached_property
+    def table(self) -> dict[Callable[..., Any], dict[int, int]]:
+        """For each function of a site, which of its calls in a forward are which of the sites."""
+        table: dict[Callable[..., Any], dict[int, int]] = {function: {} for function in self.counts}
+        for index, call in enumerate(self.calls):
+            table[call.function][call.ordinal] = index
+        return table
+
+    def without_prefix(self) -> "Trace":
+        """The same trace, with everything computed for each timestep."""
+        calls = tuple(replace(call, static=(False,) * len(call.static)) for call in self.calls)
+        return replace(self, calls=calls, static_prefix=False, static_outputs=self.constant_outputs)

@@ -59,6 +59,8 @@ def follow(
     Raises:
         BatchMixed: The result does not tell the images of the batch apart any more.
     """
+    if any(out.ndim == 0 for out in outputs):
+        raise BatchMixed
     if name in _REARRANGING:
         batch, channels = (_moved(source, dim, again, len(outputs)) for dim in before)
         if _GONE in batch:

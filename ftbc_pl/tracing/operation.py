@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.tracing.layout import Layout, with_leaf
-from ftbc_pl.tracing.operations import is_inplace, operation_name
+from ftbc_pl.tracing.operations import is_inplace, names, operation_name
+
+_SIZES = names("shape size len numel nelement nbytes zeros_like ones_like empty_like full_like rand_like randn_like")
 
 
 class Operation:
@@ -45,6 +47,22 @@ class Operation:
         self.layout = self.streams[0]._ftbc_layout  # type: ignore[attr-defined]
         self.shape = self.streams[0].shape
         self.inplace = is_inplace(self.function, self.args, self.kwargs)
+
+    def reads_size(self) -> bool:
+        """Whether the call tells how large a tensor is, or makes one that is as large."""
+        return self.name in _SIZES
+
+    def reads_batch_size(self) -> bool:
+        """Whether the call tells how many images there are before the first sites, or makes a tensor with as many rows.
+
+        What it returns is the number of rows of one timestep where everything up to here is computed once for all.
+        """
+        stream = self.streams[0]
+        if not self.reads_size() or not getattr(stream, "_ftbc_static", False):
+            return False
+        dim = self.kwargs.get("dim", self.args[1] if self.name == "size" and len(self.args) > 1 else None)
+        batch = stream._ftbc_layout.batch  # type: ignore[attr-defined]
+        return not isinstance(dim, int) or batch is None or dim % stream.ndim == batch
 
     def run(self) -> Any:
         """Call the function."""

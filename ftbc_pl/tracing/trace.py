@@ -32,6 +32,7 @@ from ftbc_pl.tracing.operations import (
     upper_bound,
 )
 
+_SITES = (Kind.SPIKING, Kind.RATE_EXACT)
 _OUTPUTS = (Tensor, int, float, str, bytes, type(None))
 
 
@@ -48,8 +49,12 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         # A view, since a leaf that requires a gradient can't be changed in place.
         images = example.detach().clone().requires_grad_().view_as(example)
         _tag(images, True, Layout())
-        with recorder:
-            outputs = network(images)
+        try:
+            with recorder:
+                outputs = network(images)
+        except Exception as error:
+            recorder.note_failure(error)
+            outputs = None
     recorder.check_outputs(outputs)
     calls = tuple(
         _shared(call)
@@ -57,15 +62,13 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         else call
         for call in recorder.calls
     )
-    if not recorder.static_prefix:
-        calls = tuple(replace(call, static=tuple(False for _ in call.static)) for call in calls)
     counts = {call.function: recorder.counts[call.function] for call in calls}
-    static_outputs = tuple(
-        not is_stream(leaf) or (recorder.static_prefix and bool(getattr(leaf, "_ftbc_static", False)))
-        for leaf in tree_leaves(outputs)
-        if isinstance(leaf, Tensor)
-    )
-    return Trace(calls, counts, recorder.static_prefix, static_outputs, tuple(recorder.problems))
+    tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    constant = tuple(not is_stream(leaf) for leaf in tensors)
+    static = tuple(not is_stream(leaf) or bool(getattr(leaf, "_ftbc_static", False)) for leaf in tensors)
+    problems = tuple(recorder.problems) if recorder.harmful else ()
+    found = Trace(calls, counts, True, static, constant, problems, recorder.sizes_read)
+    return found if recorder.static_prefix else found.without_prefix()
 
 
 @contextmanager
@@ -98,6 +101,10 @@ class _Recorder(TorchFunctionMode):
         self.names: Counter[str] = Counter()
         self.layers: list[str] = []
         self.static_prefix = True
+        self.sizes_read = False
+        self.failed = False
+        # Whether a problem reaches an output or may do so. Features kept for a plot, or a norm that is printed, don't.
+        self.harmful = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -114,17 +121,34 @@ class _Recorder(TorchFunctionMode):
         for stream in operation.streams:
             self._check_known(stream)
         kind = self._classify(operation)
+        aside = any(map(_is_aside, operation.streams))
         if kind is Kind.METADATA:
+            self.sizes_read |= operation.reads_batch_size()
+            self.harmful |= aside and operation.reads_size()
             return operation.run()
         operation.remember()
-        if any(getattr(stream, "_ftbc_overwritten", False) for stream in operation.streams):
-            self.static_prefix = False
+        self.static_prefix &= not any(hasattr(stream, "_ftbc_overwritten") for stream in operation.streams)
+        if kind not in _SITES or not aside:
+            self._record(kind, operation)
         out = operation.run()
-        self._record(kind, operation)
+        if aside or kind in (Kind.SMOOTH, Kind.UNSUPPORTED):
+            return self._set_aside(operation, out)
         remains_static = all(operation.static) and kind is not Kind.SPIKING
         if operation.inplace and all(operation.static) and not remains_static:
             out = self._separate(operation, out)
-        self._tag_results(operation, out, remains_static)
+        if not self._tag_results(operation, out, remains_static):
+            return self._set_aside(operation, out)
+        return out
+
+    def _set_aside(self, operation: Operation, out: Any) -> Any:
+        """Mark results of what can't be converted: they do no harm as long as no output is made of them."""
+        if self.calls and (self.calls[-1].function, self.calls[-1].ordinal) == (operation.function, operation.ordinal):
+            self.calls.pop()
+        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        self.harmful |= not results or operation.inplace
+        for leaf in results:
+            _tag(leaf, False, Layout(None, None))
+            leaf._ftbc_aside = True  # type: ignore[attr-defined]
         return out
 
     def _classify(self, operation: Operation) -> Kind:
@@ -146,6 +170,7 @@ class _Recorder(TorchFunctionMode):
                     "the batch is not the first dimension of its input: use batch_first=True, or permute before the "
                     "call",
                 )
+                self.harmful = True
             self.calls.append(self._call(kind, operation))
             self.layers.clear()
 
@@ -185,7 +210,8 @@ class _Recorder(TorchFunctionMode):
         overwritten._ftbc_overwritten = True
         return out.view_as(out)
 
-    def _tag_results(self, operation: Operation, out: Any, static: bool) -> None:
+    def _tag_results(self, operation: Operation, out: Any, static: bool) -> bool:
+        """Tell where batch and channels of the results are; False if the batch is in none of their dimensions."""
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         source = operation.streams[0]
         if source.shape != operation.shape:
@@ -196,13 +222,25 @@ class _Recorder(TorchFunctionMode):
             self._problem(
                 operation.name, "it takes images of the batch together, or one out of it: treat each image by itself"
             )
-            layouts = [Layout(None, None)] * len(results)
+            return False
         for leaf, after in zip(results, layouts, strict=True):
             _tag(leaf, static, after)
+        return True
+
+    def note_failure(self, error: Exception) -> None:
+        """Report a forward that does not run to its end; often an operation that was reported already is why."""
+        text, self.harmful = str(error).strip().split("\n")[0], True
+        self.problems.append(
+            "(network): its forward, which runs as it is, does not run where the input requires a gradient: "
+            f"{type(error).__name__}: {text}"
+        )
+        self.failed = True
 
     def check_outputs(self, outputs: Any) -> None:
         """Check that the outputs are tensors that depend on the input, batch first."""
-        leaves = tree_leaves(outputs)
+        if self.failed:
+            return
+        known, leaves = len(self.problems), tree_leaves(outputs)
         for leaf in leaves:
             if not isinstance(leaf, _OUTPUTS):
                 self.problems.append(
@@ -216,6 +254,7 @@ class _Recorder(TorchFunctionMode):
             self._check_known(stream, "(output)")
             if stream._ftbc_layout.batch not in (0, None):  # type: ignore[attr-defined]
                 self.problems.append("(output): the batch is not the first dimension of an output: permute it")
+        self.harmful |= len(self.problems) > known or any(map(_is_aside, streams))
 
     def _check_known(self, stream: Tensor, place: str | None = None) -> None:
         """Report a stream that no recorded operation has made."""
@@ -227,6 +266,7 @@ class _Recorder(TorchFunctionMode):
             f"{where}: {maker}: it hides from torch what it does (a scripted or compiled function, an "
             "extension): use torch functions instead"
         )
+        self.harmful = True
         _tag(stream, False, Layout())
 
     def _path(self) -> str:
@@ -239,6 +279,11 @@ class _Recorder(TorchFunctionMode):
 
     def _problem(self, name: str, text: str) -> None:
         self.problems.append(f"{self._path() or '(network)'} ({source_line()}): {name}: {text}")
+
+
+def _is_aside(stream: Tensor) -> bool:
+    """Whether a tensor was made by an operation that can't be converted."""
+    return hasattr(stream, "_ftbc_aside")
 
 
 def _constant(out: Any) -> Any:
