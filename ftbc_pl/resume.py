@@ -2,6 +2,7 @@
 
 import os
 import random
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ class EpochSeed(Callback):
         progress: Any = loop.epoch_loop.batch_progress.current
         if loop.restarted_mid_epoch and 0 < progress.processed < trainer.num_training_batches:
             rank_zero_info(f"Leaving out the {progress.processed} batches that epoch {trainer.current_epoch} has had.")
+            # Lightning warns of a place in the data that it can't find itself.
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
             fetcher = self._draw_anew(trainer)
             for _ in range(progress.processed):
                 next(fetcher)

@@ -146,7 +146,7 @@ class Stopping(Callback):
             epochs.current.completed -= 1
         folders = [c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
         path = Path(folders[0] if folders else Path(trainer.default_root_dir) / "checkpoints") / CHECKPOINT
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         return path
 
 
