@@ -197,9 +197,6 @@ def run_device(trainer: Trainer) -> torch.device:
 
 def validation_batches(trainer: Trainer) -> Iterator[Any]:
     """The batches of a fit's validation loaders, each as far as the trainer's limits go."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    if trainer.val_dataloaders is None:
-        loop.setup_data()  # a training that was resumed at its end has not needed them
     loaders = trainer.val_dataloaders
     given = [] if loaders is None else [loaders] if hasattr(loaders, "dataset") else list(loaders)
     for loader, limit in zip(given, trainer.num_val_batches, strict=False):
@@ -208,6 +205,8 @@ def validation_batches(trainer: Trainer) -> Iterator[Any]:
 
 def has_validation(trainer: Trainer) -> bool:
     """Whether a fit has validation images; to be asked once it has begun."""
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()  # a training that goes on at its end has not needed them
     limits = trainer.num_val_batches
     return bool(trainer.enable_validation and (sum(limits) if isinstance(limits, list) else limits))
 
