@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerCallable, OptimizerCallable
@@ -94,7 +94,11 @@ class FTBCCLI(LightningCLI):
         """What was given in files and on the command line, without the defaults."""
         required = ["--optimizer=torch.optim.SGD", "--lr_scheduler=null"]  # the model is linked to them
         given = self.parser.parse_args([*sys.argv[1:], *required], defaults=False)
-        return {name: dict(vars(part)) for name, part in vars(given[given.subcommand]).items() if hasattr(part, "keys")}
+        linked = ("optimizer", "lr_scheduler")
+        return {
+            name: {k: v for k, v in vars(given[given.subcommand].get(name, Namespace())).items() if k not in linked}
+            for name in ("model", "ftbc")
+        }
 
     def before_instantiate_classes(self) -> None:
         """Look at what the configuration names before anything of it is made."""

@@ -189,7 +189,7 @@ def test_the_command_line_goes_on_as_if_unbroken(monkeypatch):
 def test_a_training_that_has_reached_its_end_is_finished(caplog):
     fit(2, "first")
     shutil.rmtree("out-first")
-    best, ftbc = fit(2, "second", "first/last.ckpt")
+    best, _ = fit(2, "second", "first/last.ckpt")
     assert Path(best.best_model_path).samefile("first/epoch=1-step=6.ckpt")
     assert Path("out-second/results.json").exists()
 
