@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ftbc_pl.calibration import CalibrationReport
-from ftbc_pl.checkpoints import write_checkpoints_atomically
+from ftbc_pl.checkpoints import use_atomic_checkpoints
 from ftbc_pl.launching import check_launcher
 from ftbc_pl.options import RunOptions
 from ftbc_pl.predictions import PredictionWriter
@@ -64,7 +64,7 @@ class FTBC(Callback):
         """Find out before the training what would go wrong after it."""
         if stage != "fit":
             return
-        write_checkpoints_atomically(trainer)
+        use_atomic_checkpoints(trainer)
         if self.options.enabled:
             check_launcher(trainer)
             network_of(pl_module, self.options.network)

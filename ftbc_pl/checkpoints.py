@@ -32,8 +32,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_path(target) as temporary:
             torch.save(checkpoint, temporary)
 
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Read the checkpoint at ``path``, by default without running code in it: Lightning would, for addresses."""
+        return super().load_checkpoint(path, map_location, weights_only=weights_only is not False)
 
-def write_checkpoints_atomically(trainer: Trainer) -> None:
-    """Let the trainer write checkpoints by :class:`AtomicCheckpointIO`, unless it was given another way."""
+
+def use_atomic_checkpoints(trainer: Trainer) -> None:
+    """Let the trainer write and read checkpoints by :class:`AtomicCheckpointIO`, unless it was given another way."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from ftbc_pl.allowed import bounded, check_classes
 from ftbc_pl.callbacks import FTBC
+from ftbc_pl.checkpoints import use_atomic_checkpoints
 from ftbc_pl.data import ClassificationData
 from ftbc_pl.endings import say_how_it_ended
 from ftbc_pl.given import check_beside_checkpoint, check_beside_saved, check_path, hyper_parameters
@@ -47,7 +48,8 @@ class FTBCCLI(LightningCLI):
         """Subcommands and the arguments that don't come from the command line."""
         skipped = {"model", "dataloaders", "datamodule"}
         return {
-            "fit": skipped | {"train_dataloaders", "val_dataloaders"},
+            # weights_only: a configuration from elsewhere could ask for a checkpoint's code to be run.
+            "fit": skipped | {"train_dataloaders", "val_dataloaders", "weights_only"},
             "validate": skipped,
             "test": skipped,
             "predict": skipped | {"return_predictions"},
@@ -109,6 +111,7 @@ class FTBCCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Hand the configuration on to the trainer, which writes it beside the results."""
         trainer: FTBCTrainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]
+        use_atomic_checkpoints(trainer)
         config = self.config[self.subcommand]
         settings = self._parser(self.subcommand).dump(config, skip_link_targets=True)
         trainer.callbacks += [Settings(settings), EpochSeed(config.seed_everything)]

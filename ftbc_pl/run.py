@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_
@@ -197,18 +198,31 @@ def run_device(trainer: Trainer) -> torch.device:
 
 def validation_batches(trainer: Trainer) -> Iterator[Any]:
     """The batches of a fit's validation loaders, each as far as the trainer's limits go."""
-    loaders = trainer.val_dataloaders
-    given = [] if loaders is None else [loaders] if hasattr(loaders, "dataset") else list(loaders)
-    for loader, limit in zip(given, trainer.num_val_batches, strict=False):
-        yield from islice(loader, int(min(limit, len(loader))))
+    for loader, limit in _validation_loaders(trainer):
+        yield from islice(loader, limit)
 
 
 def has_validation(trainer: Trainer) -> bool:
     """Whether a fit has validation images; to be asked once it has begun."""
+    return any(limit for _, limit in _validation_loaders(trainer))
+
+
+def _validation_loaders(trainer: Trainer) -> list[tuple[Any, int]]:
+    """The validation loaders of a fit, with the number of batches to take of each."""
     if trainer.val_dataloaders is None and trainer.enable_validation:
         trainer.fit_loop.epoch_loop.val_loop.setup_data()  # a training that goes on at its end has not needed them
-    limits = trainer.num_val_batches
-    return bool(trainer.enable_validation and (sum(limits) if isinstance(limits, list) else limits))
+    loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
+    data: Any = getattr(trainer, "datamodule", None)
+    if loaders is None and trainer.limit_val_batches and is_overridden("val_dataloader", data, LightningDataModule):
+        loaders = data.val_dataloader()  # the task has no validation of its own
+        limits = []
+    given = [] if loaders is None else [loaders] if hasattr(loaders, "dataset") else list(loaders)
+    limits = limits or [_limit(trainer.limit_val_batches, len(loader)) for loader in given]
+    return [(loader, int(min(limit, len(loader)))) for loader, limit in zip(given, limits, strict=False)]
+
+
+def _limit(limit: int | float, batches: int) -> int:
+    return limit if isinstance(limit, int) else int(limit * batches)
 
 
 def warn_without_validation(trainer: Trainer) -> None:

@@ -289,7 +289,9 @@ def test_processes_that_end_with_the_training_are_refused_before_it(strategy, ca
 
 
 @pytest.mark.parametrize("option", ["--trainer.limit_val_batches=0", "--data.val_split=0"])
-@pytest.mark.filterwarnings("ignore:.*could not find the monitored key", "ignore:.*no validation images")
+@pytest.mark.filterwarnings(
+    "ignore:.*could not find the monitored key", "ignore:.*no validation images", "ignore:Total length"
+)
 def test_a_run_without_validation_images_is_saved_without_a_table(option, caplog):
     main(["fit", *QUICK, option, "--ftbc.output_dir=out"])
     assert sorted(os.listdir("out")) == ["config.yaml", "snn.json", "snn.safetensors"]

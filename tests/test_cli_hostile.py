@@ -1,8 +1,12 @@
 """A configuration from somewhere else runs nothing: it is checked before anything that it names is called."""
 
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ftbc_pl.allowed import DEEPEST, check_size
@@ -135,6 +139,32 @@ def test_own_classes_of_the_right_kind_are_taken(monkeypatch):
     main(["fit", *QUICK, "--optimizer=mine_too.Mine", "--optimizer.lr=0.1", "--trainer.callbacks=mine_too.Touch",
           "--trainer.limit_train_batches=1", "--ftbc.enabled=false"])  # fmt: skip
     assert Path("touched").exists()
+
+
+class Touch:
+    """Makes a file where it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path(MARKER).absolute(),)
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("place", ["file", "address"])
+def test_nor_does_a_checkpoint_that_a_configuration_names(place, command, capsys, monkeypatch):
+    Path("served").mkdir()
+    torch.save({"state_dict": {}, "callbacks": Touch()}, "served/evil.ckpt")
+    monkeypatch.setenv("TORCH_HOME", "torch_home")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory="served"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        path = "served/evil.ckpt" if place == "file" else f"http://127.0.0.1:{server.server_port}/evil.ckpt"
+        Path("hostile.yaml").write_text(yaml.safe_dump({"ckpt_path": path}))
+        refused(command, capsys, "--config=hostile.yaml")
+        Path("hostile.yaml").write_text(yaml.safe_dump({"ckpt_path": path, "weights_only": False}))
+        refused(command, capsys, "--config=hostile.yaml")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def bomb(levels=9, width=10):

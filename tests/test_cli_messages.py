@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--trainer.accelerator=tpu"], "TPU"),
+        (["--trainer.accelerator=tpu"], "torch_xla"),
         (["--trainer.accelerator=gpu", "--trainer.devices=1"], ""),
         (["--trainer.accelerator=hal9000"], "hal9000"),
         (["--trainer.strategy=magic"], "magic"),
