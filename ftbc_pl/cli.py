@@ -114,7 +114,9 @@ class FTBCCLI(LightningCLI):
         use_atomic_checkpoints(trainer)
         config = self.config[self.subcommand]
         settings = self._parser(self.subcommand).dump(config, skip_link_targets=True)
-        trainer.callbacks += [Settings(settings), EpochSeed(config.seed_everything)]
+        trainer.callbacks.append(Settings(settings))
+        if config.seed_everything is not False:
+            trainer.callbacks.append(EpochSeed(config.seed_everything))
         if self.subcommand == "fit" and config.ftbc.enabled:
             check_launcher(trainer)
         if not config.checkpoint.save_last:

@@ -103,8 +103,17 @@ STAGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("conversion", signal.SIGTERM),
+        ("calibration", signal.SIGINT),
+        ("saving", signal.SIGTERM),
+        ("evaluation", signal.SIGTERM),
+        ("report", signal.SIGTERM),
+        ("report", signal.SIGINT),
+    ],
+)
 def test_a_signal_after_the_training_leaves_whole_files(stage, number, fitted):
     then = f"os.kill(os.getpid(), {int(number)}); time.sleep(0.1)"
     code, said = ended(start("fit", *QUICK, "--ftbc.output_dir=out", at=STAGES[stage], then=then))
@@ -120,9 +129,14 @@ def test_a_signal_after_the_training_leaves_whole_files(stage, number, fitted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stage", ["ftbc_pl.run:convert", "ftbc_pl.run:write_report_html",
-                                   "ftbc_pl.evaluation.module:SpikingClassifier.validation_step"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("ftbc_pl.run:convert", signal.SIGTERM),
+        ("ftbc_pl.evaluation.module:SpikingClassifier.validation_step", signal.SIGTERM),
+        ("ftbc_pl.run:write_report_html", signal.SIGINT),
+    ],
+)
 def test_a_signal_leaves_the_results_of_an_earlier_run(stage, number, fitted):
     main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.output_dir=out"])
     before = {name: Path("out", name).read_bytes() for name in FILES}
