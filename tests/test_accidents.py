@@ -220,10 +220,11 @@ def test_a_used_folder_is_refused_before_the_work(command, fitted, capsys, monke
 def test_predictions_don_t_replace_what_is_there(there, fitted, capsys, monkeypatch):
     path = Path("there")
     path.mkdir() if there == "folder" else path.write_text("mine")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    with monkeypatch.context() as patch:
         step = "ftbc_pl.evaluation.module.SpikingClassifier.predict_step"
         patch.setattr(step, lambda *_: pytest.fail("the work has begun"))
-        main(["predict", *QUICK, f"--snn_path={fitted / 'out'}", "--output=there"])
+        with pytest.raises(SystemExit):
+            main(["predict", *QUICK, f"--snn_path={fitted / 'out'}", "--output=there"])
     said = capsys.readouterr().err
     assert ("is a folder" if there == "folder" else "pass --overwrite true") in said
     if there == "file":
