@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_info
 
+from ftbc_pl.allowed import bounded, check_classes
 from ftbc_pl.callbacks import FTBC
+from ftbc_pl.checkpoints import use_atomic_checkpoints
 from ftbc_pl.data import ClassificationData
+from ftbc_pl.endings import say_how_it_ended
+from ftbc_pl.given import check_beside_checkpoint, check_beside_saved, check_path, hyper_parameters
+from ftbc_pl.launching import check_launcher
+from ftbc_pl.offline import choose_offline
+from ftbc_pl.resume import EpochSeed
 from ftbc_pl.run import Settings
+from ftbc_pl.signals import Stopping
 from ftbc_pl.task import ImageClassifier
 from ftbc_pl.trainer import FTBCTrainer
 
@@ -28,6 +35,7 @@ and measure its accuracy at every timestep."""
 
 
 _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
+_read_yaml = get_loader("yaml")
 
 
 class FTBCCLI(LightningCLI):
@@ -40,7 +48,8 @@ class FTBCCLI(LightningCLI):
         """Subcommands and the arguments that don't come from the command line."""
         skipped = {"model", "dataloaders", "datamodule"}
         return {
-            "fit": skipped | {"train_dataloaders", "val_dataloaders"},
+            # weights_only: a configuration from elsewhere could ask for a checkpoint's code to be run.
+            "fit": skipped | {"train_dataloaders", "val_dataloaders", "weights_only"},
             "validate": skipped,
             "test": skipped,
             "predict": skipped | {"return_predictions"},
@@ -69,27 +78,47 @@ class FTBCCLI(LightningCLI):
         parser.link_arguments("lr_scheduler", "model.lr_scheduler")
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
-    def before_instantiate_classes(self) -> None:
-        """Choose W&B's offline mode where nobody is logged in."""
-        if "WANDB_MODE" in os.environ:
+    def _parse_ckpt_path(self) -> None:
+        """Take the network of a given checkpoint or saved network; options that say otherwise are an error."""
+        config = self.config[self.config.subcommand]
+        snn_path, ckpt_path = config.get("snn_path"), config.get("ckpt_path")
+        if snn_path is not None:
+            taken = check_beside_saved(self._given(), snn_path)
+        elif ckpt_path is not None and check_path(ckpt_path):
+            recorded = hyper_parameters(ckpt_path, whole=self.config.subcommand != "calibrate")
+            taken = {"model": check_beside_checkpoint(self._given().get("model") or {}, recorded, ckpt_path)}
+        else:
             return
-        loggers = self.config[self.subcommand].trainer.logger
-        online = [
-            logger.init_args
-            for logger in (loggers if isinstance(loggers, list) else [loggers])
-            if getattr(logger, "class_path", "").endswith("WandbLogger") and not logger.init_args.offline
-        ]
-        if online and not _logged_in_to_wandb():
-            for arguments in online:
-                arguments.offline = True
-            rank_zero_info("W&B: no login found, so this run is kept offline; `wandb sync` uploads it later.")
+        known = {name: {key: v for key, v in part.items() if key in config[name]} for name, part in taken.items()}
+        self.config = self.parser.parse_object({self.config.subcommand: known}, self.config)
+
+    def _given(self) -> dict[str, Any]:
+        """What was given in files and on the command line, without the defaults."""
+        required = ["--optimizer=torch.optim.SGD", "--lr_scheduler=null"]  # the model is linked to them
+        given = self.parser.parse_args([*sys.argv[1:], *required], defaults=False)
+        linked = ("optimizer", "lr_scheduler")
+        return {
+            name: {k: v for k, v in vars(given[given.subcommand].get(name, Namespace())).items() if k not in linked}
+            for name in ("model", "ftbc")
+        }
+
+    def before_instantiate_classes(self) -> None:
+        """Look at what the configuration names before anything of it is made."""
+        config = self.config[self.subcommand]
+        check_classes(config)
+        choose_offline(config.trainer.logger)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Hand the configuration on to the trainer, which writes it beside the results."""
         trainer: FTBCTrainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]
+        use_atomic_checkpoints(trainer)
         config = self.config[self.subcommand]
         settings = self._parser(self.subcommand).dump(config, skip_link_targets=True)
         trainer.callbacks.append(Settings(settings))
+        if config.seed_everything is not False:
+            trainer.callbacks.append(EpochSeed(config.seed_everything))
+        if self.subcommand == "fit" and config.ftbc.enabled:
+            check_launcher(trainer)
         if not config.checkpoint.save_last:
             trainer.callbacks.append(_last_checkpoint(config.checkpoint.dirpath))
         for logger in trainer.loggers:
@@ -105,44 +134,32 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Arguments; left out: those of the process.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    set_loader("yaml", bounded(_read_yaml), (yaml.YAMLError,))
     given = sys.argv[1:] if args is None else list(args)
     arguments = [_shipped_config(a, before) for before, a in zip(["", *given], given, strict=False)]
+    stopping = Stopping()
     try:
-        with _arguments(arguments):
+        with _arguments(data_first(arguments)), stopping.handled():
             FTBCCLI(
                 ImageClassifier,
                 ClassificationData,
                 trainer_class=FTBCTrainer,
+                trainer_defaults={"callbacks": stopping},
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
                 seed_everything_default=0,
                 save_config_callback=None,
                 parser_kwargs={"prog": "ftbc-pl", "description": DESCRIPTION},
             )
-    except (ValueError, OSError, TypeError, RuntimeError, AttributeError, MisconfigurationException) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         if os.environ.get("FTBC_DEBUG"):
             raise
-        # what a data module raises is wrapped by jsonargparse
-        wrapped = str(error).startswith("Does not validate against any of the Union subtypes")
-        print(
-            f"ftbc-pl: error: {(wrapped and error.__cause__) or error}\n(FTBC_DEBUG=1 shows where it happened.)",
-            file=sys.stderr,
-        )
-        raise SystemExit(1) from error
+        raise SystemExit(say_how_it_ended(error, stopping, arguments)) from error
 
 
 def _last_checkpoint(folder: str | None) -> ModelCheckpoint:
     """Keep last.ckpt up to date. With `save_last` Lightning renews it only when the best checkpoint changes."""
     return ModelCheckpoint(folder, filename="last", enable_version_counter=False)
-
-
-def _logged_in_to_wandb() -> bool:
-    import wandb  # here, because a run without W&B should not wait for it
-
-    try:
-        return bool(wandb.login(prompt=False))
-    finally:
-        wandb.teardown()  # else wandb keeps the mode that it has read now
 
 
 @contextmanager
@@ -165,3 +182,15 @@ def _shipped_config(argument: str, previous: str) -> str:
             if shipped.is_file():
                 return f"{prefix}={shipped}" if prefix else str(shipped)
     return argument
+
+
+def data_first(arguments: Sequence[str]) -> list[str]:
+    """Put ``--data`` before options of the section data, of which the parser knows nothing until then."""
+    own = [i for i, argument in enumerate(arguments) if argument == "--data" or argument.startswith("--data=")]
+    options = [i for i, argument in enumerate(arguments) if argument.startswith("--data.")]
+    if len(own) != 1 or not options or options[0] > own[0]:
+        return list(arguments)
+    length = 2 if arguments[own[0]] == "--data" else 1
+    moved = arguments[own[0] : own[0] + length]
+    rest = [*arguments[: own[0]], *arguments[own[0] + length :]]
+    return [*rest[: options[0]], *moved, *rest[options[0] :]]

@@ -15,6 +15,8 @@ from ftbc_pl.registry import SOLVERS
 Granularity = Literal["channel", "layer"]
 Readout = Literal["least_squares", "mean"]
 Smooth = Literal["error", "rate"]
+# A network needs tens of timesteps, hundreds at most; what is far beyond is a slip of the pen.
+MOST_STEPS = 65_536
 
 _Part = TypeVar("_Part", bound="Options")
 
@@ -86,6 +88,10 @@ class ConversionOptions(Options):
             ValueError: One is out of range.
         """
         self._at_least_one("num_steps")
+        if self.num_steps > MOST_STEPS:
+            raise ValueError(
+                f"num_steps must be at most {MOST_STEPS}, got {self.num_steps}: each step needs memory and time."
+            )
         self._one_of("smooth", Smooth)
         if not 0 <= self.v0 <= 1:
             raise ValueError(f"v0 must lie in [0, 1], got {self.v0}: it is a fraction of the threshold.")

@@ -3,7 +3,6 @@
 The trainer's subcommands and the callback both use a :class:`Run`, so all of them leave the same files.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -12,8 +11,9 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_
@@ -23,13 +23,11 @@ from ftbc_pl.evaluation import Accuracies, Comparison
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
-from ftbc_pl.models import read_checkpoint_state
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
+from ftbc_pl.output import OutputFolder, check_unused
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.tracking import logger_links
-
-_RESULTS = ("results.json", "snn.json", "snn.safetensors")
 
 
 class Settings(Callback):
@@ -62,6 +60,7 @@ class Run:
         self.folder: Path | None = None
         self.snn: SpikingNetwork | None = None
         self.report: CalibrationReport | None = None
+        self._output: OutputFolder | None = None  # in the process that writes
 
     def check(self, trainer: Trainer) -> None:
         """Find out before a training what would go wrong after it: claim the folder, look at data and compiler.
@@ -76,30 +75,47 @@ class Run:
         if self.options.compile:
             check_compiler(run_device(trainer))
 
-    def claim(self, trainer: Trainer) -> Path:
-        """Choose and make the output folder; the same one for all processes.
+    def check_folder(self) -> None:
+        """Find out before anything is started whether the given folder can be written to.
 
         Raises:
-            FileExistsError: The given folder holds another run's results.
+            FileExistsError: It holds another run's results.
+        """
+        if self.folder is None and self.options.output_dir is not None:
+            check_unused(self.options.output_dir, self.options.overwrite)
+
+    def claim(self, trainer: Trainer) -> Path:
+        """Choose, make and lock the output folder; the same one for all processes.
+
+        Raises:
+            FileExistsError: The given folder holds another run's results, or another run is writing to it.
+            OSError: The folder can't be made.
         """
         if self.folder is None:
             chosen = self.options.output_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S-%f}"
             folder = Path(trainer.strategy.broadcast(str(chosen)))
-            earlier = [name for name in _RESULTS if (folder / name).exists()]
-            if earlier and not self.options.overwrite:
-                raise FileExistsError(
-                    f"{folder} holds {earlier[0]} of another run: choose another ftbc.output_dir, leave it out to get "
-                    "a new one, or pass --ftbc.overwrite true."
-                )
-            trainer.strategy.barrier()
+            problem: OSError | None = None
             if trainer.is_global_zero:
-                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    self._output = OutputFolder(folder, self.options.overwrite)
+                except OSError as error:
+                    problem = error
+            said = trainer.strategy.broadcast("" if problem is None else str(problem))
+            if said:
+                raise FileExistsError(said) if problem is None or problem.errno is None else problem
             self.folder = folder
         return self.folder
 
+    def abandon(self) -> None:
+        """Give the folder back as it was, with the results of an earlier run that were to be overwritten."""
+        if self._output is not None:
+            self._output.abandon()
+            self._output = self.folder = None
+
     def make(self, trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
         """Convert and calibrate ``ann`` in 32 bits on the trainer's device, and save the result."""
-        folder, options = self.claim(trainer), self.options
+        self.claim(trainer)
+        options = self.options
         loader = self._calibration_loader(trainer)
         conversion = options.part(ConversionOptions).to_dict()
         ann = ann.float().to(run_device(trainer))
@@ -109,8 +125,8 @@ class Run:
         calibration = options.part(CalibrationOptions).to_dict()
         self.report = calibrate_(snn, loader, **calibration, progress=_shows_progress(trainer))
         rank_zero_info(str(self.report))
-        if trainer.is_global_zero:
-            save_snn(snn, folder / "snn", report=self.report)
+        if self._output is not None:
+            save_snn(snn, self._output.place / "snn", report=self.report)
         self.snn = snn
         return snn
 
@@ -137,12 +153,31 @@ class Run:
         settings = Settings.of(trainer, self.options)
         links = logger_links(trainer.loggers, folder)
         results = collect_results(snn, accuracies, self.report, split, yaml.safe_load(settings), links)
-        if trainer.is_global_zero:
-            write_text_atomic(folder / "config.yaml", settings)
-            write_results_json(results, folder)
-            write_report_html(results, folder)
+        if self._output is not None:
+            write_text_atomic(self._output.place / "config.yaml", settings)
+            write_results_json(results, self._output.place)
+            write_report_html(results, self._output.place)
+            names = self._commit()
             log_results(trainer.loggers, results, folder)
-        rank_zero_info(f"\n{accuracy_table(results)}\nSaved to {folder}: {', '.join(sorted(os.listdir(folder)))}\n")
+            rank_zero_info(f"\n{accuracy_table(results)}\nSaved to {folder}: {', '.join(names)}\n")
+
+    def write_without_accuracies(self, trainer: Trainer) -> None:
+        """Write and print what there is where nothing was measured; process 0 only, no-op in others."""
+        folder = self.claim(trainer)
+        settings = Settings.of(trainer, self.options)
+        if self._output is not None:
+            write_text_atomic(self._output.place / "config.yaml", settings)
+            names = self._commit()
+            rank_zero_info(
+                f"\nNo accuracy was measured, since there are no validation images. Saved to {folder}: "
+                f"{', '.join(names)}\n"
+            )
+
+    def _commit(self) -> list[str]:
+        assert self._output is not None
+        names = self._output.commit()
+        self._output = None
+        return names
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
         data: Any = getattr(trainer, "datamodule", None)
@@ -163,28 +198,40 @@ def run_device(trainer: Trainer) -> torch.device:
 
 def validation_batches(trainer: Trainer) -> Iterator[Any]:
     """The batches of a fit's validation loaders, each as far as the trainer's limits go."""
-    loaders = trainer.val_dataloaders
+    for loader, limit in _validation_loaders(trainer):
+        yield from islice(loader, limit)
+
+
+def has_validation(trainer: Trainer) -> bool:
+    """Whether a fit has validation images; to be asked once it has begun."""
+    return any(limit for _, limit in _validation_loaders(trainer))
+
+
+def _validation_loaders(trainer: Trainer) -> list[tuple[Any, int]]:
+    """The validation loaders of a fit, with the number of batches to take of each."""
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()  # a training that goes on at its end has not needed them
+    loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
+    data: Any = getattr(trainer, "datamodule", None)
+    if loaders is None and trainer.limit_val_batches and is_overridden("val_dataloader", data, LightningDataModule):
+        loaders = data.val_dataloader()  # the task has no validation of its own
+        limits = []
     given = [] if loaders is None else [loaders] if hasattr(loaders, "dataset") else list(loaders)
-    for loader, limit in zip(given, trainer.num_val_batches, strict=False):
-        yield from islice(loader, int(min(limit, len(loader))))
+    limits = limits or [_limit(trainer.limit_val_batches, len(loader)) for loader in given]
+    return [(loader, int(min(limit, len(loader)))) for loader, limit in zip(given, limits, strict=False)]
 
 
-def load_best_weights_(network: nn.Module, trainer: Trainer, attribute: str) -> None:
-    """Load the weights of the best checkpoint into the network; the last ones stay where none was kept.
+def _limit(limit: int | float, batches: int) -> int:
+    return limit if isinstance(limit, int) else int(limit * batches)
 
-    Args:
-        network: A copy of the LightningModule's network.
-        trainer: The trainer that has fitted it.
-        attribute: Where the LightningModule holds it.
-    """
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if not path or not Path(path).is_file():
-        rank_zero_info("FTBC converts the last weights: no best checkpoint was kept.")
-        return
-    prefix = f"{attribute}."
-    state = read_checkpoint_state(path)
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    rank_zero_info(f"FTBC converts the weights of the best checkpoint, {path}.")
+
+def warn_without_validation(trainer: Trainer) -> None:
+    """Say before the training what a run without validation images lacks."""
+    if not has_validation(trainer):
+        rank_zero_warn(
+            "There are no validation images (data.val_split or trainer.limit_val_batches is 0): the last weights will "
+            "be converted and saved, without a best checkpoint, accuracies or a report."
+        )
 
 
 def network_of(module: LightningModule, attribute: str = "network") -> nn.Module:

@@ -23,6 +23,8 @@ from ftbc_pl.schedules import Cosine, OneCycle, announce_length
 _CHECK_EVERY = 20
 # Images on which start thresholds are measured, over all processes.
 _MEASURED_IMAGES = 128
+# Where a checkpoint says what its training started from: history, with which no network is built again.
+STARTED_FROM = "started_from"
 
 
 def default_optimizer(parameters: Any) -> Optimizer:
@@ -80,7 +82,8 @@ class ImageClassifier(LightningModule):
             ValueError: The network is unknown, or weights do not fit it.
         """
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "weights", "pretrained"])
+        self.started_from: dict[str, Any] = {"weights": weights, "pretrained": pretrained}
         created = create_network(
             network, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, pooling=pooling,
             **(network_args or {}),
@@ -125,6 +128,14 @@ class ImageClassifier(LightningModule):
         if self.compiles:
             # Not before: the measurement would be compiled too, for a CPU and in pieces, which takes minutes.
             self.network.compile()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what the training started from."""
+        checkpoint[STARTED_FROM] = self.started_from
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on saying what the training started from."""
+        self.started_from = checkpoint.get(STARTED_FROM, self.started_from)
 
     def check_classes(self, trainer: Trainer) -> None:
         """Check that the network and the trainer's data have the same classes.

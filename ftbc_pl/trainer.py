@@ -18,6 +18,18 @@ from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.task import ImageClassifier
 
 
+class _Claim(Callback):
+    """Claims a run's folder when processes and data are ready, before the work."""
+
+    def __init__(self, run: Run) -> None:
+        """Claim the folder of ``run``."""
+        self.run = run
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Claim it."""
+        self.run.claim(trainer)
+
+
 class FTBCTrainer(Trainer):
     """Lightning's Trainer with the subcommands of this package."""
 
@@ -43,6 +55,7 @@ class FTBCTrainer(Trainer):
             ckpt_path: Checkpoint of an earlier fit; left out: the weights of the section model.
         """
         run = self.run
+        run.check_folder()
         network = network_of(model, run.options.network)
         if ckpt_path is not None:
             load_weights(network, ckpt_path)
@@ -76,7 +89,8 @@ class FTBCTrainer(Trainer):
         """
         if snn_path is not None:
             return self._evaluate_saved(snn_path, datamodule, "validation")
-        return super().validate(model, dataloaders, ckpt_path, verbose, datamodule)
+        with self._own_weights(ckpt_path or ("best" if model is None else None)):
+            return super().validate(model, dataloaders, ckpt_path, verbose, datamodule)
 
     def test(  # type: ignore[override]
         self,
@@ -99,7 +113,8 @@ class FTBCTrainer(Trainer):
         """
         if snn_path is not None:
             return self._evaluate_saved(snn_path, datamodule, "test")
-        return super().test(model, dataloaders, ckpt_path, verbose, datamodule)
+        with self._own_weights(ckpt_path or ("best" if model is None else None)):
+            return super().test(model, dataloaders, ckpt_path, verbose, datamodule)
 
     def predict(  # type: ignore[override]
         self,
@@ -110,6 +125,7 @@ class FTBCTrainer(Trainer):
         ckpt_path: str | None = None,
         snn_path: str | None = None,
         output: str = "predictions.csv",
+        overwrite: bool = False,
     ) -> Any:
         """Write class, probability and the prediction at each timestep of every test image to a CSV file.
 
@@ -121,16 +137,19 @@ class FTBCTrainer(Trainer):
             ckpt_path: Checkpoint of the ANN.
             snn_path: Folder or file of a saved spiking network, to use it instead of the ANN.
             output: The CSV file.
+            overwrite: Whether it may exist already.
         """
-        self.callbacks.append(PredictionWriter(output))
+        self.callbacks.append(PredictionWriter(output, overwrite))
         if snn_path is None:
-            return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path)
+            with self._own_weights(ckpt_path or ("best" if model is None else None)):
+                return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path)
         module = SpikingClassifier(self.run.place(self, load_snn(snn_path)))
-        with self._full_precision():
+        with self._full_precision(), self._own_weights():
             return super().predict(module, dataloaders, datamodule, return_predictions)
 
     def _evaluate_saved(self, path: str, datamodule: LightningDataModule | None, split: str) -> None:
         run = self.run
+        run.check_folder()
         snn, run.report = run.place(self, load_snn(path)), load_calibration(path)
         self._evaluate(run, SpikingClassifier(snn, calibrated=run.report is not None), datamodule, split)
 
@@ -139,20 +158,37 @@ class FTBCTrainer(Trainer):
     ) -> None:
         """Run Lightning's loop over a spiking network, and write the results."""
         loop = super().validate if split == "validation" else super().test
-        with self._bare_callbacks(), self._full_precision():
-            loop(module, datamodule=datamodule, verbose=False)
-        if module.accuracies is None:
-            raise ValueError(f"There are no {split} images to evaluate on: set data.val_split above 0.")
-        run.write(self, module.snn, module.accuracies, split)
+        try:
+            with self._bare_callbacks(run), self._full_precision(), self._own_weights():
+                loop(module, datamodule=datamodule, verbose=False)
+            if module.accuracies is None:
+                raise ValueError(f"There are no {split} images to evaluate on: set data.val_split above 0.")
+            run.write(self, module.snn, module.accuracies, split)
+        except BaseException:
+            run.abandon()
+            raise
 
     @contextmanager
-    def _bare_callbacks(self) -> Iterator[None]:
-        """Leave only progress bars: the others (weight averaging, say) belong to the ANN."""
-        self.callbacks, before = [c for c in self.callbacks if isinstance(c, ProgressBar)], self.callbacks
+    def _bare_callbacks(self, run: Run) -> Iterator[None]:
+        """Leave only progress bars: the others (weight averaging, say) belong to the ANN. Claim the folder early."""
+        bars: list[Callback] = [c for c in self.callbacks if isinstance(c, ProgressBar)]
+        self.callbacks, before = [*bars, _Claim(run)], self.callbacks
         try:
             yield
         finally:
             self.callbacks = before
+
+    @contextmanager
+    def _own_weights(self, ckpt_path: str | None = None) -> Iterator[None]:
+        """Evaluate a module's own weights: on SLURM Lightning would take those of a training that was requeued."""
+        connector = self._checkpoint_connector
+        before = connector._user_managed, connector._ckpt_path
+        if ckpt_path is None:
+            connector._user_managed, connector._ckpt_path = True, None
+        try:
+            yield
+        finally:
+            connector._user_managed, connector._ckpt_path = before
 
     @contextmanager
     def _full_precision(self) -> Iterator[None]:

@@ -76,6 +76,7 @@ def test_fit_in_python_writes_results_without_the_command_line():
     assert {path.name for path in Path("python").iterdir()} == FILES
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no")
 def test_the_callback_in_plain_code_leaves_what_calibrate_leaves():
     seed_everything(0)
     callback = FTBC(**OPTIONS, output_dir="plain")

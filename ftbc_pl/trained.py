@@ -1,0 +1,55 @@
+"""Which weights a training has ended with, for the conversion: the best checkpoint's, averaged ones, or the last."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from ftbc_pl.models import read_checkpoint_state
+
+
+def load_trained_weights_(network: nn.Module, trainer: Trainer, module: LightningModule, attribute: str) -> None:
+    """Load the weights that the training was for into the network, and say which they are.
+
+    These are the averaged ones where Lightning's StochasticWeightAveraging has run to its end: it hands them to the
+    module when the training ends, and no checkpoint holds them. Otherwise they are those of the best checkpoint, where
+    one was kept; WeightAveraging and EMAWeightAveraging write averaged weights to checkpoints.
+
+    Args:
+        network: A copy of the LightningModule's network, with the weights at the end of the training.
+        trainer: The trainer that has fitted it.
+        module: The LightningModule.
+        attribute: Where it holds the network.
+
+    Raises:
+        ValueError: The best checkpoint can't be read.
+    """
+    if any(isinstance(c, StochasticWeightAveraging) and holds_average(c, module) for c in _callbacks(trainer)):
+        rank_zero_info("FTBC converts the averaged weights of StochasticWeightAveraging, not those of a checkpoint.")
+        return
+    averaged = "averaged " if any(isinstance(c, WeightAveraging) for c in _callbacks(trainer)) else ""
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if not path or not Path(path).is_file():
+        why = f"{path} is no single file" if path and Path(path).exists() else "no best checkpoint was kept"
+        rank_zero_info(f"FTBC converts the last {averaged}weights: {why}.")
+        return
+    prefix = f"{attribute}."
+    state = read_checkpoint_state(path)
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    rank_zero_info(f"FTBC converts the {averaged}weights of the best checkpoint, {path}.")
+
+
+def holds_average(callback: StochasticWeightAveraging, module: LightningModule) -> bool:
+    """Whether the module has the averaged weights: not where the training ended before the averaging did."""
+    average = callback._average_model
+    if average is None:
+        return False
+    pairs = zip(average.parameters(), module.parameters(), strict=True)
+    return all(torch.equal(one.detach().cpu(), other.detach().cpu()) for one, other in pairs)
+
+
+def _callbacks(trainer: Trainer) -> list[object]:
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
