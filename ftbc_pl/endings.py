@@ -21,7 +21,8 @@ def say_how_it_ended(error: BaseException, stopping: Stopping, arguments: Sequen
         arguments: Those of the command line.
     """
     main_process = getattr(rank_zero_only, "rank", 0) == 0
-    if stopping.terminated or stopping.interrupted or isinstance(error, KeyboardInterrupt):
+    # Lightning turns Ctrl-C within its loops into an exit with status 1.
+    if stopping.terminated or stopping.interrupted or KeyboardInterrupt in (type(error), type(error.__context__)):
         if main_process:
             print(stopping.sentence(arguments), file=sys.stderr)
         if not stopping.terminated:

@@ -1,6 +1,7 @@
 """The command line ends with one sentence, whatever was typed."""
 
 import csv
+import signal
 import socket
 from pathlib import Path
 
@@ -71,6 +72,21 @@ def test_messages_say_what_kind_of_error_they_are_where_the_words_do_not():
     assert message(ValueError("expected this")) == "expected this"
     assert message(IndexError("7")) == "IndexError: 7"
     assert message(AssertionError()) == "AssertionError"
+
+
+def test_an_interruption_inside_of_a_loop_has_its_own_status(fitted, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ftbc_pl.evaluation.module.SpikingClassifier.test_step", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["test", *QUICK, f"--snn_path={fitted / 'out'}", "--ftbc.output_dir=out"])
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
+    assert ended.value.code == 130
+    assert "interrupted; no file is half-written" in capsys.readouterr().err
 
 
 def test_options_of_the_data_may_come_before_the_data():
