@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ftbc_pl.simulation.corrections import Layers, Place
 from ftbc_pl.simulation.visitors import Visitor
 from ftbc_pl.tracing.calls import Trace
 from ftbc_pl.tracing.composite import COMPOSITE, expanded
@@ -22,7 +23,14 @@ _OTHER_PATH = (
 class Redirection(TorchFunctionMode):
     """While active, calls of the sites of a network go to a visitor."""
 
-    def __init__(self, network: nn.Module, trace: Trace, sites: Iterable[nn.Module], visitor: Visitor) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        trace: Trace,
+        sites: Iterable[nn.Module],
+        visitor: Visitor,
+        layers: Layers | None = None,
+    ) -> None:
         """Prepare one forward.
 
         Args:
@@ -30,10 +38,13 @@ class Redirection(TorchFunctionMode):
             trace: Its sites.
             sites: One module per site.
             visitor: Where the calls go.
+            layers: Where all other calls go; None: nowhere, they run as they are.
         """
         super().__init__()
         self.network = network
         self.visitor = visitor
+        self.layers = layers
+        self.named: Counter[str] = Counter()
         self.expected = trace.counts
         self.counts: Counter[Callable[..., Any]] = Counter()
         self.sites = {
@@ -45,15 +56,20 @@ class Redirection(TorchFunctionMode):
     ) -> Any:
         """Send a call to its site, if it is one."""
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if func not in self.expected and name in COMPOSITE:
+            with self:
+                return expanded(func)(*args, **kwargs)
+        run = func
+        if self.layers is not None:
+            run = self.layers.around(Place(name, self.named[name]), func)
+            self.named[name] += 1
         if func not in self.expected:
-            if getattr(func, "__name__", "") in COMPOSITE:
-                with self:
-                    return expanded(func)(*args, **kwargs)
-            return func(*args, **kwargs)
+            return run(*args, **kwargs)
         ordinal = self.counts[func]
         self.counts[func] += 1
         if (func, ordinal) not in self.sites:
-            return func(*args, **kwargs)
+            return run(*args, **kwargs)
         call, site = self.sites[func, ordinal]
         leaves, structure = tree_flatten((args, kwargs))
 
@@ -79,6 +95,6 @@ class Redirection(TorchFunctionMode):
         """
         with self:
             outputs = self.network(rows)
-        if dict(self.counts) != self.expected:
+        if dict(self.counts) != self.expected or (self.layers is not None and not self.layers.are_all_in(self.named)):
             raise RuntimeError(_OTHER_PATH)
         return outputs
