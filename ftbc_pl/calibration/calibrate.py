@@ -32,8 +32,8 @@ def calibrate_(
 ) -> CalibrationReport:
     """Set the temporal bias of every site and the weights of the readout, in place, with one forward for each batch.
 
-    With ``weights="ridge"`` the weights of the layers are fitted as well, in the same forward, with all timesteps of the
-    batch in memory; the ANN's own stay as they are.
+    With ``weights="ridge"`` the weights of the layers are fitted as well, in the same forward, with all timesteps of
+    the batch in memory; the ANN's own stay as they are.
 
     In a distributed run every process hands in its share of the batches; all end with the same biases and weights. On
     any error, Ctrl-C included, these are left as they were.

@@ -19,6 +19,7 @@ from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 from ftbc_pl.simulation import Redirection, SpikingNetwork
 from ftbc_pl.simulation.corrections import Changed, Place
 from ftbc_pl.tracing.calls import Call
+from ftbc_pl.tracing.layout import Layout, follow, with_leaf
 from ftbc_pl.tracing.modules import module_paths
 from ftbc_pl.tracing.operations import is_metadata, operation_name
 
@@ -43,7 +44,7 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class SitePlan:
-    """The terms of a site, a layer among them, and whether its input is their sum but for a constant of each channel."""
+    """The terms of a site, a layer among them, and whether its input is their sum but for a constant per channel."""
 
     terms: tuple[Term, ...]
     complete: bool
@@ -57,12 +58,14 @@ class Plan:
         sites: By name of the site.
         local: Layers that are fitted to their own output, with their modules.
         exact: Modules whose layers see the image only.
+        mixed: Modules whose layers see the batch in another dimension than the first; they stay as they are.
         others: Modules that multiply with weights by another function than a layer's; they stay as they are.
     """
 
     sites: dict[str, SitePlan] = field(default_factory=dict)
     local: dict[Changed, str] = field(default_factory=dict)
     exact: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
 
@@ -93,7 +96,7 @@ def plan_fits(snn: SpikingNetwork, images: Tensor) -> Plan:
     with torch.inference_mode(False), torch.no_grad(), module_paths(snn.network) as (path, _):
         planner = _Planner(path)
         images = images.clone()
-        _tag(images, _Stream("image"))
+        _tag(images, _Stream("image"), Layout())
         # Both the visitor of the sites and what all other calls go to.
         outputs = Redirection(snn.network, snn.trace, snn.sites, planner, planner).run(images)
         planner.read(tree_leaves(outputs))
@@ -153,14 +156,18 @@ class _Planner:
             if tensor._version != version:
                 self.overwritten.add(key)
         self.ends.append((call, stream))
-        return _tag(activation(x), _Stream("site"))
+        layout = _layout(x)
+        return _tag(activation(x), _Stream("site"), layout)
 
     def rate_exact(
         self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
     ) -> Tensor:
         streams = self.read(list(inputs))
         static = all(stream.kind == "image" for stream in streams)
-        return _tag(function(*inputs), _Stream("image" if static else "site"))
+        before, source = _layout(inputs[0]), torch.empty_like(inputs[0])
+        out = function(*inputs)
+        (layout,) = follow(call.record.operation, before, source, lambda x: function(x, *inputs[1:]), [out])
+        return _tag(out, _Stream("image" if static else "site"), layout)
 
     def _behind(self, stream: _Stream) -> Iterator[tuple[Place, int]]:
         if stream.term is not None:
@@ -188,12 +195,20 @@ class _Planner:
     def _call(self, place: Place, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         name = operation_name(function)
         streams = [] if is_metadata(name) else self.read(tree_leaves((args, kwargs)))
-        made = self._made(place, name, function, args, kwargs, streams) if streams else None
+        if not streams:
+            return function(*args, **kwargs)
+        made = self._made(place, name, function, args, kwargs, streams)
+        first = next(leaf for leaf in tree_leaves((args, kwargs)) if _stream(leaf) is not None)
+        before, source = _layout(first), torch.empty_like(first)  # before it is overwritten
         out = function(*args, **kwargs)
-        if made is not None:
-            for leaf in tree_leaves(out):
-                if isinstance(leaf, Tensor):
-                    _tag(leaf, made)
+        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+        def again(marker: Tensor) -> Any:
+            new_args, new_kwargs = with_leaf(args, kwargs, first, marker)
+            return function(*new_args, **new_kwargs)
+
+        for leaf, layout in zip(results, follow(name, before, source, again, results), strict=True):
+            _tag(leaf, made, layout)
         return out
 
     def _made(
@@ -211,6 +226,9 @@ class _Planner:
             self.found.exact += [path] * (name in _LAYERS)
             return _Stream("image")
         if name in _LAYERS and len(streams) == 1 and first is streams[0]:
+            if _layout(args[0]).batch != 0:
+                self.found.mixed.append(path)
+                return _Stream("other")
             self.kept[place, 0] = args[0], args[0]._version
             changed = Changed(*place, channel_dim=args[0].ndim - 1 if name == "linear" else 1)
             self.layers[changed] = path
@@ -247,8 +265,8 @@ def _batch_norm_scale(
     return scale if weight is None else scale * weight.double()
 
 
-def _tag(tensor: Tensor, stream: _Stream) -> Tensor:
-    tensor._ftbc_stream = stream, tensor._version  # type: ignore[attr-defined]
+def _tag(tensor: Tensor, stream: _Stream, layout: Layout) -> Tensor:
+    tensor._ftbc_stream = stream, tensor._version, layout  # type: ignore[attr-defined]
     return tensor
 
 
@@ -256,8 +274,13 @@ def _stream(leaf: Any) -> _Stream | None:
     """What is known of a tensor; one that was overwritten in a way that was not seen is another one."""
     if not isinstance(leaf, Tensor) or not hasattr(leaf, "_ftbc_stream"):
         return None
-    stream, version = leaf._ftbc_stream
+    stream, version, layout = leaf._ftbc_stream
     if leaf._version != version:
         stream = _Stream("other")
-        _tag(leaf, stream)
+        _tag(leaf, stream, layout)
     return stream  # type: ignore[no-any-return]
+
+
+def _layout(tensor: Tensor) -> Layout:
+    """Where the batch and the channels of a stream are."""
+    return tensor._ftbc_stream[2]  # type: ignore[attr-defined,no-any-return]

@@ -10,6 +10,7 @@ from ftbc_pl.sites import SiteRecord
 OWN_OUTPUT = "own output"
 SEES_IMAGE = "nothing: its input is the image"
 NO_LAYER = "nothing: a product that is no layer"
+BATCH_INSIDE = "nothing: the batch is not its first dimension"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,9 @@ class CalibrationReport:
 
     def cost(self) -> dict[str, Any]:
         """Plain values for JSON: everything but the sites and the layers."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("sites", "weights")}
+        own = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("sites", "weights")
+        }
         return own | {
             "readout_weights": list(self.readout_weights),
             "dead_channels": self.dead_channels,
@@ -105,4 +108,7 @@ class CalibrationReport:
             return ""
         size = f", by {100 * sum(changed) / len(changed):.2g} % on average" if changed else ""
         own = sum(one.target == OWN_OUTPUT for one in self.weights)
-        return f" Weights of {len(changed)} of {len(self.weights)} layers and shortcuts changed{size}; {own} were fitted to their own output."
+        return (
+            f" Weights of {len(changed)} of {len(self.weights)} layers and shortcuts changed{size}; {own} were fitted "
+            "to their own output."
+        )

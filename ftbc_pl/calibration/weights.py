@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ftbc_pl.calibration.plan import Plan, SitePlan, Term
-from ftbc_pl.calibration.report import NO_LAYER, OWN_OUTPUT, SEES_IMAGE, WeightChange
+from ftbc_pl.calibration.report import BATCH_INSIDE, NO_LAYER, OWN_OUTPUT, SEES_IMAGE, WeightChange
 from ftbc_pl.distributed import process_place, sum_over_processes
 from ftbc_pl.functional.expansion import Moments, expansion
 from ftbc_pl.functional.neuron import per_channel
@@ -67,8 +67,8 @@ class WeightFit:
                 self.awaited.setdefault(term.changed.place, []).append(term.changed)
         self.kept: dict[Changed, _Kept] = {}
         self.corrected: dict[Changed, tuple[Tensor, ...]] = {}
-        unfitted = [(path, SEES_IMAGE) for path in plan.exact] + [(path, NO_LAYER) for path in plan.others]
-        self.changes = [WeightChange(layer=path, target=target) for path, target in unfitted]
+        unfitted = {SEES_IMAGE: plan.exact, NO_LAYER: plan.others, BATCH_INSIDE: plan.mixed}
+        self.changes = [WeightChange(layer=path, target=why) for why, paths in unfitted.items() for path in paths]
 
     def warn_of_few_images(self) -> None:
         """Warn if there are fewer images than make sense."""
@@ -102,7 +102,7 @@ class WeightFit:
         return out
 
     def at_site(self, call: Call, x: Tensor) -> None:
-        """Fit the layers that end in a site, and correct its currents, behind the ANN's rows of ``x`` (rows, C, ...)."""
+        """Fit the layers that end in a site, and correct its currents, behind the ANN's rows of x, (rows, C, ...)."""
         if call.name in self.plan.sites:
             self._fit(self.plan.sites[call.name], call.name, x, call.channel_dim)
 
@@ -138,7 +138,7 @@ class WeightFit:
             own = own * one.by_channel(usable.double())
             added = one.geometry.apply(stream.flatten(0, 1), own * one.by_channel(factor), channel_dim)
             currents += added.view_as(currents)
-            after = (before + own).to(one.before.dtype)
+            after = torch.empty_like(one.before).copy_(before + own)  # in the same memory layout
             self.corrected[term.changed] = (after, *one.bias())
             relative.append(float(own.norm() / before.norm().clamp(min=1e-30)))
         self._add_constant(plan, kept, usable, currents, target, channel_dim)

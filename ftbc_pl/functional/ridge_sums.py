@@ -169,7 +169,13 @@ class SplitSums:
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "SplitSums":
         """Apply ``function``, such as a sum over processes, to each sum."""
-        return SplitSums(*(RidgeSums(*map(function, one.tensors())) for one in (self.training, self.held_out)))
+        # Contiguous, since processes add up memory: its order may follow the number of images that a process has.
+        return SplitSums(
+            *(
+                RidgeSums(*(function(sums.contiguous()) for sums in one.tensors()))
+                for one in (self.training, self.held_out)
+            )
+        )
 
 
 def ridge_sums(

@@ -100,7 +100,7 @@ class Corrections(nn.Module):
                 self.register_buffer(name, tensor)
 
     def during(self, blocks: int, ann_rows: bool) -> Layers | None:
-        """Corrected layers for one forward of ``blocks`` blocks of rows, the first of them the ANN's if ``ann_rows``."""
+        """Corrected layers for one forward of ``blocks`` blocks of rows, the first one the ANN's if ``ann_rows``."""
         return _CorrectedLayers(self, blocks, ann_rows) if self.changed else None
 
 
