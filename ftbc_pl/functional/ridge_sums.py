@@ -169,13 +169,9 @@ class SplitSums:
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "SplitSums":
         """Apply ``function``, such as a sum over processes, to each sum."""
-        # Contiguous, since processes add up memory: its order may follow the number of images that a process has.
-        return SplitSums(
-            *(
-                RidgeSums(*(function(sums.contiguous()) for sums in one.tensors()))
-                for one in (self.training, self.held_out)
-            )
-        )
+        # Processes add up memory, whose order may follow the number of images: so contiguous.
+        both = (map(Tensor.contiguous, one.tensors()) for one in (self.training, self.held_out))
+        return SplitSums(*(RidgeSums(*map(function, sums)) for sums in both))
 
 
 def ridge_sums(
