@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftbc_pl.calibration.plan import plan_fits
 from ftbc_pl.calibration.report import CalibrationReport
 from ftbc_pl.calibration.solvers import SOLVERS, Solver
 from ftbc_pl.calibration.step import CalibrationStep, SiteState
+from ftbc_pl.calibration.weights import WeightFit
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.distributed import in_any_process, maximum_over_processes, progress_bar, sum_over_processes
 from ftbc_pl.functional.readout import error_products, least_squares_readout, mean_readout
@@ -29,6 +31,9 @@ def calibrate_(
     snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = True, **options: Any
 ) -> CalibrationReport:
     """Set the temporal bias of every site and the weights of the readout, in place, with one forward for each batch.
+
+    With ``weights="ridge"`` the weights of the layers are fitted as well, in the same forward, with all timesteps of
+    the batch in memory; the ANN's own stay as they are.
 
     In a distributed run every process hands in its share of the batches; all end with the same biases and weights. On
     any error, Ctrl-C included, these are left as they were.
@@ -62,6 +67,7 @@ def calibrate_(
         seconds=time.perf_counter() - began,
         sites=tuple(run.states[record.name].record(record) for record in snn.report.sites if record.name in run.states),
         readout_weights=tuple(snn.readout_weights[-1].tolist()),
+        weights=() if run.fit is None else tuple(run.fit.changes),
     )
 
 
@@ -73,6 +79,7 @@ class _Calibration:
         self.solver: Solver = SOLVERS[options.solver](options, snn.num_steps)
         self.states = {call.name: SiteState(site) for call, site in snn.neurons()}
         self.errors: Tensor | None = None
+        self.fit: WeightFit | None = None
         self.images = self.forward_passes = 0
         # One unit is one timestep of one site, so that a single batch moves the bar as well.
         steps = options.passes * options.num_batches * len(self.states) * snn.num_steps
@@ -86,17 +93,25 @@ class _Calibration:
                     rows = to_images(batch).to(self.snn.device)
                     self.images += len(rows) * (number == 0)
                     chunks = _chunks(self.snn, len(rows))
+                    if self.options.weights == "ridge":
+                        chunks = [self.snn.num_steps]  # a fit looks at all timesteps
+                        self._prepare_fit(rows)
+                        forwards.clear()
                     self._correct(rows, chunks)
                     # The chunks of one simulation together are one forward.
                     self.forward_passes += -(-len(forwards) // len(chunks))
                     forwards.clear()
 
+    def _prepare_fit(self, images: Tensor) -> None:
+        self.fit = WeightFit(plan_fits(self.snn, images[:2]), self.snn.num_steps, len(images), images.device)
+        self.fit.warn_of_few_images()
+
     def _correct(self, images: Tensor, chunks: list[int]) -> None:
         self.snn.reset()
         parts: list[Any] = []
         for steps in chunks:
-            visitor = CalibrationStep(steps, not parts, self.solver, self.states, self.bar.update)
-            parts.append(self.snn.visit(images, visitor))
+            visitor = CalibrationStep(steps, not parts, self.solver, self.states, self.bar.update, self.fit)
+            parts.append(self.snn.visit(images, visitor, self.fit))
         for state in self.states.values():
             state.end_batch()
         if self.options.readout == "mean" or not isinstance(parts[0], Tensor) or parts[0].ndim != 3:
@@ -111,6 +126,8 @@ class _Calibration:
         if not self.solver.continues:
             for call, site in self.snn.neurons():
                 site.temporal_bias.copy_(self.states[call.name].bias_sum / self.options.num_batches)
+        if self.fit is not None:
+            self.snn.corrections.replace_(self.fit.corrected)
         if self.errors is None:
             self.snn.readout_weights.copy_(mean_readout(self.snn.num_steps))
         else:
@@ -128,16 +145,18 @@ def _check_precision(snn: SpikingNetwork) -> None:
 
 @contextmanager
 def _unchanged_on_error(snn: SpikingNetwork) -> Iterator[None]:
-    """Start from biases of zero; give those of before, and the readout, back if anything goes wrong."""
+    """Start from biases of zero and the ANN's weights; give what was before back if anything goes wrong."""
     calibrated = [*(site.temporal_bias for _, site in snn.neurons()), snn.readout_weights]
-    before = [values.clone() for values in calibrated]
+    before, corrections = [values.clone() for values in calibrated], snn.corrections.content()
     try:
+        snn.corrections.replace_({})
         for _, site in snn.neurons():
             site.temporal_bias.zero_()
         yield
     except BaseException:
         for values, old in zip(calibrated, before, strict=True):
             values.copy_(old)
+        snn.corrections.replace_(corrections)
         raise
     finally:
         snn.reset()

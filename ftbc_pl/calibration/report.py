@@ -6,6 +6,33 @@ from typing import Any, Self
 
 from ftbc_pl.sites import SiteRecord
 
+# What a layer was fitted to, where that is no site.
+OWN_OUTPUT = "own output"
+SEES_IMAGE = "nothing: its input is the image"
+NO_LAYER = "nothing: a product that is no layer"
+BATCH_INSIDE = "nothing: the batch is not its first dimension"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightChange:
+    """What the fit of the weights did to one layer, or to a shortcut, which has a gain for each channel.
+
+    Attributes:
+        layer: Module that calls it.
+        target: Site whose input it was fitted to, or that it was fitted to its own output or to nothing.
+        change: Norm of the change over the norm of the weights; 0: as they were.
+        penalty: λ of the fit; None: no λ was better than no change.
+        left: Part of the squared error of the running means of the input that is left, on the images fitted to.
+        left_held_out: The same by a fit to four fifths of the images, on the last one.
+    """
+
+    layer: str
+    target: str
+    change: float = 0.0
+    penalty: float | None = None
+    left: float = 1.0
+    left_held_out: float = 1.0
+
 
 @dataclass(frozen=True)
 class CalibrationReport:
@@ -19,6 +46,7 @@ class CalibrationReport:
         seconds: Wall-clock time.
         sites: The records of the spiking sites, in forward order, with what the calibration found there.
         readout_weights: How much the output of each step counts in the prediction at T.
+        weights: What the fit of the weights did to each layer; empty where they were kept.
     """
 
     solver: str
@@ -28,6 +56,7 @@ class CalibrationReport:
     seconds: float
     sites: tuple[SiteRecord, ...]
     readout_weights: tuple[float, ...]
+    weights: tuple[WeightChange, ...] = ()
 
     @property
     def dead_channels(self) -> int:
@@ -40,8 +69,10 @@ class CalibrationReport:
         return sum(site.saturated_channels for site in self.sites)
 
     def cost(self) -> dict[str, Any]:
-        """Plain values for JSON: everything but the sites."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sites"}
+        """Plain values for JSON: everything but the sites and the layers."""
+        own = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("sites", "weights")
+        }
         return own | {
             "readout_weights": list(self.readout_weights),
             "dead_channels": self.dead_channels,
@@ -50,14 +81,16 @@ class CalibrationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return self.cost() | {"sites": [asdict(site) for site in self.sites]}
+        lists = {"sites": [asdict(site) for site in self.sites], "weights": [asdict(one) for one in self.weights]}
+        return self.cost() | {name: found for name, found in lists.items() if found or name == "sites"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
-        own = {field.name: values[field.name] for field in fields(cls)}
+        own = {field.name: values[field.name] for field in fields(cls) if field.name != "weights"}
         sites = tuple(SiteRecord.from_dict(site) for site in values["sites"])
-        return cls(**(own | {"sites": sites, "readout_weights": tuple(values["readout_weights"])}))
+        weights = tuple(WeightChange(**one) for one in values.get("weights", ()))
+        return cls(**(own | {"sites": sites, "readout_weights": tuple(values["readout_weights"]), "weights": weights}))
 
     def __str__(self) -> str:
         """One line."""
@@ -65,5 +98,17 @@ class CalibrationReport:
         return (
             f"Calibrated {len(self.sites)} sites ({self.solver}, {self.granularity}) on {self.images} images in "
             f"{self.forward_passes} {passes}, {self.seconds:.1f} s; {self.dead_channels} dead and "
-            f"{self.saturated_channels} saturated channels."
+            f"{self.saturated_channels} saturated channels.{self._weights()}"
+        )
+
+    def _weights(self) -> str:
+        """A sentence on the weights."""
+        changed = [one.change for one in self.weights if one.change]
+        if not self.weights:
+            return ""
+        size = f", by {100 * sum(changed) / len(changed):.2g} % on average" if changed else ""
+        own = sum(one.target == OWN_OUTPUT for one in self.weights)
+        return (
+            f" Weights of {len(changed)} of {len(self.weights)} layers and shortcuts changed{size}; {own} were fitted "
+            "to their own output."
         )

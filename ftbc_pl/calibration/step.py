@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ftbc_pl.calibration.solvers.base import SiteStep, Solver
+from ftbc_pl.calibration.weights import WeightFit
 from ftbc_pl.distributed import in_any_process, merge_over_processes, sum_over_processes
 from ftbc_pl.functional.targets import Target
 from ftbc_pl.layers import SpikingNeuron
@@ -91,6 +92,7 @@ class CalibrationStep(Simulation):
         solver: Solver,
         states: dict[str, SiteState],
         advance: Callable[[int], object],
+        fit: WeightFit | None = None,
     ) -> None:
         """Create the visitor for K = ``num_steps``.
 
@@ -100,11 +102,13 @@ class CalibrationStep(Simulation):
             solver: Chooses the bias.
             states: What is known of each site.
             advance: Called with the number of steps that are done at a site.
+            fit: Fits the weights of the layers before each site; None: they are kept.
         """
         super().__init__(num_steps, ann_rows)
         self.solver = solver
         self.states = states
         self.advance = advance
+        self.fit = fit
 
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Check the input, then simulate and correct the neurons of a site."""
@@ -113,6 +117,8 @@ class CalibrationStep(Simulation):
                 f"Site {call.place} has NaN or infinite input during calibration: check the weights and the images, or "
                 "train with a smaller learning rate."
             )
+        if self.fit is not None:
+            self.fit.at_site(call, x)
         return super().neuron(call, site, x, activation)
 
     def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:

@@ -67,7 +67,6 @@ def convert(
         ValueError: An argument is out of range, or thresholds must be measured and ``batches`` is missing.
     """
     chosen = ConversionOptions.of({"num_steps": num_steps} | options, "convert")
-    _check_steps(num_steps)
     ann = unwrapped(ann)
     check_activations(ann)
     network = copied_without_wrappers(ann).eval().requires_grad_(False)
@@ -97,14 +96,6 @@ def convert(
             )
         measure_thresholds_(snn, images, chosen.threshold, chosen.v0)
     return snn
-
-
-def _check_steps(num_steps: int) -> None:
-    if num_steps > _MOST_STEPS:
-        raise ValueError(
-            f"num_steps must be at most {_MOST_STEPS:,}, got {num_steps:,}: memory grows with it, with the square for "
-            "the readout, and the accuracy reaches that of the ANN long before."
-        )
 
 
 def _assembled(

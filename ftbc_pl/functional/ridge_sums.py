@@ -169,7 +169,9 @@ class SplitSums:
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "SplitSums":
         """Apply ``function``, such as a sum over processes, to each sum."""
-        return SplitSums(*(RidgeSums(*map(function, one.tensors())) for one in (self.training, self.held_out)))
+        # Processes add up memory, whose order may follow the number of images: so contiguous.
+        both = (map(Tensor.contiguous, one.tensors()) for one in (self.training, self.held_out))
+        return SplitSums(*(RidgeSums(*map(function, sums)) for sums in both))
 
 
 def ridge_sums(

@@ -22,7 +22,11 @@ _LARGEST_INPUT = 1 << 28  # numbers in one image
 
 def checksums(description: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of each part of a description that decides what the network is."""
-    return {key: _checksum(description[key]) for key in _SEALED}
+    return {key: _checksum(description[key]) for key in _sealed(description)}
+
+
+def _sealed(description: Mapping[str, Any]) -> list[str]:
+    return [*_SEALED, *(key for key in _KEYS_IF_ANY if key in description)]
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -38,7 +42,7 @@ def read_description(path: Path) -> dict[str, Any]:
     version = description.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
         raise ValueError(f"{path} has version {version!r}, this release reads versions 1 to {VERSION}.")
-    keys = _KEYS | (_KEYS_OF_3 if version >= 3 else {})
+    keys = _KEYS | (_KEYS_OF_3 if version >= 3 else {}) | {k: v for k, v in _KEYS_IF_ANY.items() if k in description}
     for key, (expected, check) in keys.items():
         if key not in description:
             raise ValueError(f"{path} lacks the key {key!r}: {expected}. Save the network again.")
@@ -77,7 +81,7 @@ def _checksum(value: Any) -> str:
 
 
 def _check_seals(path: Path, description: Mapping[str, Any]) -> None:
-    for key in _SEALED:
+    for key in _sealed(description):
         written = description["checksums"].get(key)
         if written is None:
             raise ValueError(f"{path} lacks the key {key!r} under 'checksums'. Save the network again.")
@@ -131,6 +135,18 @@ def _is_sites(value: Any) -> bool:
     )
 
 
+def _is_corrections(value: Any) -> bool:
+    """Whether a value lists calls, with the operand (-1: a layer) and the dimension of its channels."""
+    return isinstance(value, list) and all(
+        isinstance(one, list)
+        and len(one) == 4
+        and isinstance(one[0], str)
+        and one[0].isidentifier()
+        and all(_is_whole(number, least) for number, least in zip(one[1:], (0, -1, 0), strict=True))
+        for one in value
+    )
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 80 else f"{text[:77]}..."
@@ -149,6 +165,10 @@ _KEYS: _Checks = {
 _KEYS_OF_3: _Checks = {
     "tensors": ("dtype, shape and checksum of each tensor", lambda value: isinstance(value, dict)),
     "checksums": ("the checksums of the other parts", lambda value: isinstance(value, dict)),
+}
+# Only in the files of networks that have such.
+_KEYS_IF_ANY: _Checks = {
+    "corrections": ("the calls whose weights were fitted, four values each", _is_corrections),
 }
 _OPTIONS: _Checks = {
     "num_steps": ("a number of timesteps", _is_whole),

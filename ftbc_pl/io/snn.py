@@ -19,6 +19,7 @@ from ftbc_pl.functional.readout import mean_readout
 from ftbc_pl.io.description import FORMAT, VERSION, checksums, read_description
 from ftbc_pl.io.recipe import rebuild, recipe
 from ftbc_pl.io.tensors import check_fingerprints, check_values, fingerprint
+from ftbc_pl.simulation.corrections import Changed
 
 
 def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: CalibrationReport | None = None) -> None:
@@ -53,6 +54,8 @@ def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: Calib
         "report": None if report is None else report.to_dict(),
         "tensors": {name: fingerprint(value) for name, value in tensors.items()},
     }
+    if snn.corrections.changed:
+        description["corrections"] = [list(one) for one in snn.corrections.changed]
     description["checksums"] = checksums(description)
     with atomic_folder_update(json_path.parent, (tensors_path.name, json_path.name)) as aside:
         safetensors.torch.save_file(tensors, aside / tensors_path.name, metadata={"format": FORMAT, "token": token})
@@ -77,6 +80,7 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
     tensors = _read_tensors(tensors_path, description)
     network = _network(description, json_path, ann)
     snn = _converted(network, description, json_path, "its name builds" if ann is None else "the one handed in")
+    _make_corrections_(snn, description, tensors, tensors_path)
     # Some modules of torchvision look at the version that state_dict() writes beside the tensors.
     state = snn.state_dict()
     state_with_versions = type(state)(tensors)
@@ -139,6 +143,22 @@ def _converted(network: nn.Module, description: dict[str, Any], json_path: Path,
             f"{differing[0]}. Pass ann= with the architecture that was saved."
         )
     return snn
+
+
+def _make_corrections_(
+    snn: SpikingNetwork, description: dict[str, Any], tensors: dict[str, Tensor], path: Path
+) -> None:
+    """Give the network the buffers of the weights that were fitted."""
+    content = {}
+    for one in (Changed(*entry) for entry in description.get("corrections", ())):
+        names = [f"corrections.{name}" for name in one.buffers]
+        missing = [name for name in names if name not in tensors]
+        if missing:
+            raise ValueError(f"{path} does not fit the network: the tensor {missing[0]} is missing.")
+        content[one] = [tensors[name].clone() for name in names]
+    snn.corrections.replace_(content)
+    if description["channels_last"]:
+        snn.corrections.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:

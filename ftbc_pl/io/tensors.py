@@ -54,6 +54,6 @@ def check_values(snn: nn.Module) -> None:
                 raise ValueError(f"the tensor {path}.threshold holds {float(theta.min())}, but thresholds are above 0")
         if isinstance(module, SpikingNeuron) and not module.temporal_bias.isfinite().all():
             raise ValueError(f"the tensor {path}.temporal_bias holds infinite numbers")
-    readout = getattr(snn, "readout_weights", None)
-    if isinstance(readout, Tensor) and not readout.isfinite().all():
-        raise ValueError("the tensor readout_weights holds infinite numbers")
+    for name, value in snn.named_buffers():
+        if (name == "readout_weights" or name.startswith("corrections.")) and not value.isfinite().all():
+            raise ValueError(f"the tensor {name} holds infinite numbers")

@@ -1,7 +1,7 @@
 """Gather what a run measured into its results."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -46,6 +46,7 @@ def collect_results(
         settings=settings,
         versions={name: version(name) for name in _PACKAGES},
         links=dict(links or {}),
+        weights=[] if calibration is None else [asdict(one) for one in calibration.weights],
     )
 
 

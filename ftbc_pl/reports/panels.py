@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_figure
 from ftbc_pl.reports.results import RunResults, to_plain
-from ftbc_pl.reports.sites import bias_by_site, rate_by_site, site_cells
+from ftbc_pl.reports.sites import NOTHING, bias_by_site, rate_by_site, site_cells
 from ftbc_pl.reports.wording import image_count, percent, summary_line
 
 ROWS_SIDE_BY_SIDE = 16
@@ -134,6 +134,32 @@ def calibration_panel(results: RunResults) -> Panel | None:
     return Panel(title="Calibration", note="What it was and what it cost.", tables=[table])
 
 
+def weights_panel(results: RunResults) -> Panel | None:
+    """What became of the weights of each layer."""
+    if not results.weights:
+        return None
+    columns = ["layer", "fitted to", "change", "penalty", "error left", "error left, held out"]
+    rows = [
+        [
+            str(one["layer"]) or "(network)",
+            str(one["target"]),
+            f"{100 * one['change']:.1f} %",
+            NOTHING if one["penalty"] is None else f"{one['penalty']:g}",
+            f"{100 * one['left']:.1f} %",
+            f"{100 * one['left_held_out']:.1f} %",
+        ]
+        for one in results.weights
+    ]
+    note = (
+        "Weights of the timesteps, fitted by ridge regression; the ANN keeps its own. Change: norm of the change over "
+        "that of the weights. Error left: part of the squared error of the running means of the input of the site "
+        "(or of the layer's own output) that the fit leaves, on the images fitted to and on the fifth that chose the "
+        "penalty. Layers that end in the same site share these."
+    )
+    table = Table(label="Weights of the layers", columns=columns, rows=rows)
+    return Panel(title="Fitted weights", note=note, tables=[table])
+
+
 def sites_panel(results: RunResults) -> Panel | None:
     """What became of each site."""
     cells = [site_cells(site) for site in results.sites]
@@ -167,6 +193,7 @@ PANELS: list[Callable[[RunResults], Panel | None]] = [
     bias_panel,
     firing_rate_panel,
     calibration_panel,
+    weights_panel,
     sites_panel,
     settings_panel,
 ]

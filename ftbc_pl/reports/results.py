@@ -31,6 +31,7 @@ class RunResults:
 
     `images` is the number of images of `split` that the accuracies were measured on. `accuracy_calibrated` and
     `calibration` are None when calibration is switched off. `conversion` holds the totals of the conversion report.
+    `weights` says what the calibration made of each layer's weights; it is empty where they were kept.
     `links` says where the logs of the run are: a URL, or a path seen from the run's folder, by name of the logger.
     A further field needs a default, so that files without it stay readable; results.json holds it by itself.
 
@@ -50,6 +51,7 @@ class RunResults:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
+    weights: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check lengths and ranges."""

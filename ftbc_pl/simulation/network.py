@@ -17,6 +17,7 @@ from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.functional.readout import mean_readout, weigh
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.options import ConversionOptions
+from ftbc_pl.simulation.corrections import Corrections, Layers
 from ftbc_pl.simulation.redirection import Redirection
 from ftbc_pl.simulation.replay import Replay
 from ftbc_pl.simulation.visitors import Simulation
@@ -41,6 +42,7 @@ class SpikingNetwork(nn.Module):
         report: What the conversion made of each site.
         readout_weights: How much the output of each step counts in the prediction at each t, (T, T); calibration sets
             them, before they are those of the plain mean.
+        corrections: Weights that the timesteps use instead of the ANN's, where a calibration has fitted some.
     """
 
     readout_weights: Tensor
@@ -66,7 +68,8 @@ class SpikingNetwork(nn.Module):
         self.input_size = input_size
         self.report = report
         self.register_buffer("readout_weights", mean_readout(self.num_steps).float())
-        self._use_readout = True
+        self.corrections = Corrections()
+        self._is_calibrated = True
         self._replay = Replay()
         self.eval()
 
@@ -127,7 +130,7 @@ class SpikingNetwork(nn.Module):
         """
         chunks = self.chunks(len(images))
         return self._replay.run(
-            partial(self._simulate, chunks), images, self._all_modules, tuple(chunks), self._use_readout
+            partial(self._simulate, chunks), images, self._all_modules, tuple(chunks), self._is_calibrated
         )
 
     def _simulate(self, chunks: list[int], images: Tensor) -> Any:
@@ -147,7 +150,7 @@ class SpikingNetwork(nn.Module):
         Returns:
             Logits at t = 1 … T, (T, B, num_classes).
         """
-        weights = self.readout_weights if self._use_readout else mean_readout(self.num_steps)
+        weights = self.readout_weights if self._is_calibrated else mean_readout(self.num_steps)
         return weigh(outputs, weights)
 
     def chunks(self, batch_size: int) -> list[int]:
@@ -157,12 +160,20 @@ class SpikingNetwork(nn.Module):
         full, rest = divmod(self.num_steps, chunk)
         return [chunk] * full + ([rest] if rest else [])
 
-    def visit(self, images: Tensor, visitor: Simulation) -> Any:
-        """Run the ANN's code on the rows of ``visitor``; outputs are (blocks, B, ...)."""
+    def visit(self, images: Tensor, visitor: Simulation, layers: Layers | None = None) -> Any:
+        """Run the ANN's code on the rows of ``visitor``; outputs are (blocks, B, ...).
+
+        Args:
+            images: (B, ...).
+            visitor: What happens at the sites.
+            layers: What happens at all other calls; left out: corrected weights are used, where there are any.
+        """
+        if layers is None and self._is_calibrated:
+            layers = self.corrections.during(visitor.rows, visitor.ann_rows)
         rows = images
         if not self.static_prefix:
             rows = images.expand(visitor.rows, *images.shape).flatten(0, 1)
-        outputs = Redirection(self.network, self.trace, self.sites, visitor).run(rows)
+        outputs = Redirection(self.network, self.trace, self.sites, visitor, layers).run(rows)
         leaves, structure = tree_flatten(outputs)
         static = iter(self.trace.static_outputs)
         leaves = [visitor.unfold(leaf, next(static)) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -170,7 +181,7 @@ class SpikingNetwork(nn.Module):
 
     @contextmanager
     def uncalibrated(self) -> Iterator[None]:
-        """Simulate without the temporal bias, and read out plain means, inside this context."""
+        """Simulate with the ANN's weights and no temporal bias, and read out plain means, inside this context."""
         self._use_calibration(False)
         try:
             yield
@@ -178,7 +189,7 @@ class SpikingNetwork(nn.Module):
             self._use_calibration(True)
 
     def _use_calibration(self, use: bool) -> None:
-        self._use_readout = use
+        self._is_calibrated = use
         for _, site in self.neurons():
             site.use_bias = use
 

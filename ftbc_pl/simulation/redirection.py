@@ -1,5 +1,6 @@
 """One forward of the ANN's own code, in which the calls of its sites go to a visitor instead of torch."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ftbc_pl.simulation.corrections import Layers, Place
 from ftbc_pl.simulation.visitors import Visitor
 from ftbc_pl.tracing.calls import Call, Trace
 from ftbc_pl.tracing.composite import COMPOSITE, expanded
@@ -21,7 +23,14 @@ _OTHER_PATH = (
 class Redirection(TorchFunctionMode):
     """While active, calls of the sites of a network go to a visitor."""
 
-    def __init__(self, network: nn.Module, trace: Trace, sites: Iterable[nn.Module], visitor: Visitor) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        trace: Trace,
+        sites: Iterable[nn.Module],
+        visitor: Visitor,
+        layers: Layers | None = None,
+    ) -> None:
         """Prepare one forward.
 
         Args:
@@ -29,10 +38,13 @@ class Redirection(TorchFunctionMode):
             trace: Its sites.
             sites: One module per site.
             visitor: Where the calls go.
+            layers: Where all other calls go; None: nowhere, they run as they are.
         """
         super().__init__()
         self.network = network
         self.visitor = visitor
+        self.layers = layers
+        self.named: Counter[str] = Counter()
         self.expected = trace.counts
         self.calls, self.table = trace.calls, trace.table
         self.sites = tuple(sites)
@@ -43,17 +55,21 @@ class Redirection(TorchFunctionMode):
     ) -> Any:
         """Send a call to its site, if it is one."""
         kwargs = kwargs or {}
-        ordinals = self.table.get(func)
+        ordinals, name = self.table.get(func), getattr(func, "__name__", "")
+        if ordinals is None and name in COMPOSITE:
+            with self:
+                return expanded(func)(*args, **kwargs)
+        run = func
+        if self.layers is not None:
+            run = self.layers.around(Place(name, self.named[name]), func)
+            self.named[name] += 1
         if ordinals is None:
-            if getattr(func, "__name__", "") in COMPOSITE:
-                with self:
-                    return expanded(func)(*args, **kwargs)
-            return func(*args, **kwargs)
+            return run(*args, **kwargs)
         ordinal = self.counts[func]
         self.counts[func] = ordinal + 1
         index = ordinals.get(ordinal)
         if index is None:
-            return func(*args, **kwargs)
+            return run(*args, **kwargs)
         call = self.calls[index]
         inputs, function = _streams(call, func, args, kwargs)
         if call.kind is Kind.SPIKING:
@@ -70,7 +86,7 @@ class Redirection(TorchFunctionMode):
         """
         with self:
             outputs = self.network(rows)
-        if self.counts != self.expected:
+        if self.counts != self.expected or (self.layers is not None and not self.layers.are_all_in(self.named)):
             raise RuntimeError(_OTHER_PATH)
         return outputs
 
