@@ -158,7 +158,8 @@ def test_a_kill_leaves_the_results_of_an_earlier_run(stage, fitted):
     before = {name: Path("out", name).read_bytes() for name in FILES}
     again = ["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.solver=heuristic",
              "--ftbc.output_dir=out", "--ftbc.overwrite=true"]  # fmt: skip
-    assert start(*again, at=stage, then="os.kill(os.getpid(), signal.SIGKILL)").wait(180) == -signal.SIGKILL
+    code, _ = ended(start(*again, at=stage, then="os.kill(os.getpid(), signal.SIGKILL)"))
+    assert code == -signal.SIGKILL
     assert {name: Path("out", name).read_bytes() for name in FILES} == before
     main(again)
     assert sorted(os.listdir("out")) == FILES
@@ -173,7 +174,7 @@ def test_a_second_run_into_the_same_folder_is_told_at_the_start():
         code, said = ended(start("fit", *QUICK, "--ftbc.output_dir=out"))
     finally:
         first.kill()
-        first.wait()
+        first.communicate()
     assert code == 1
     assert f"out is being written to by another run (process {first.pid} on " in said
     assert "max_epochs" not in said
