@@ -8,12 +8,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ftbc_pl.calibration import CalibrationReport
-from ftbc_pl.checkpoints import use_atomic_checkpoints
-from ftbc_pl.launching import check_launcher
 from ftbc_pl.options import RunOptions
 from ftbc_pl.predictions import PredictionWriter
-from ftbc_pl.resume import carry_best_over
 from ftbc_pl.run import Run, has_validation, network_of, validation_batches, warn_without_validation
+from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
+from ftbc_pl.safety.launching import check_launcher
+from ftbc_pl.safety.resume import carry_best_over
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.trained import load_trained_weights_
 

@@ -16,17 +16,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import WandbLogger
 
-from ftbc_pl.allowed import bounded, check_classes
 from ftbc_pl.callbacks import FTBC
-from ftbc_pl.checkpoints import use_atomic_checkpoints
+from ftbc_pl.command.allowed import bounded, check_classes
+from ftbc_pl.command.endings import say_how_it_ended
+from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, check_path, hyper_parameters
+from ftbc_pl.command.offline import choose_offline
 from ftbc_pl.data import ClassificationData
-from ftbc_pl.endings import say_how_it_ended
-from ftbc_pl.given import check_beside_checkpoint, check_beside_saved, check_path, hyper_parameters
-from ftbc_pl.launching import check_launcher
-from ftbc_pl.offline import choose_offline
-from ftbc_pl.resume import EpochSeed
 from ftbc_pl.run import Settings
-from ftbc_pl.signals import Stopping
+from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
+from ftbc_pl.safety.launching import check_launcher
+from ftbc_pl.safety.resume import EpochSeed
+from ftbc_pl.safety.signals import Stopping
 from ftbc_pl.task import ImageClassifier
 from ftbc_pl.trainer import FTBCTrainer
 

@@ -90,8 +90,8 @@ class ConversionOptions(Options):
         self._at_least_one("num_steps")
         if self.num_steps > MOST_STEPS:
             raise ValueError(
-                f"num_steps must be at most {MOST_STEPS:,}, got {self.num_steps:,}: memory grows with it, with the square "
-                "for the readout, and the accuracy reaches that of the ANN long before."
+                f"num_steps must be at most {MOST_STEPS:,}, got {self.num_steps:,}: memory grows with it, with the "
+                "square for the readout, and the accuracy reaches that of the ANN long before."
             )
         self._one_of("smooth", Smooth)
         if not 0 <= self.v0 <= 1:

@@ -24,10 +24,10 @@ from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
-from ftbc_pl.output import OutputFolder, check_unused
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.tracking import logger_links
+from ftbc_pl.safety.output import OutputFolder, check_unused
 
 
 class Settings(Callback):

@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from lightning.pytorch import Trainer
 
-from ftbc_pl.checkpoints import AtomicCheckpointIO
 from ftbc_pl.cli import main
-from ftbc_pl.output import LOCK, OutputFolder
-from ftbc_pl.signals import Stopping, resuming
+from ftbc_pl.safety.checkpoints import AtomicCheckpointIO
+from ftbc_pl.safety.output import LOCK, OutputFolder
+from ftbc_pl.safety.signals import Stopping, resuming
 from tests.pipeline import CONFIGS, QUICK, QUIET, ROOT, checkpoint, results
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -244,7 +244,7 @@ def limited(size):
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before():
     code = """
 import sys, torch
-from ftbc_pl.checkpoints import AtomicCheckpointIO
+from ftbc_pl.safety.checkpoints import AtomicCheckpointIO
 try:
     AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(10**6)}}, "folder/last.ckpt")
 except OSError as error:
@@ -293,7 +293,7 @@ def test_the_command_that_goes_on_is_the_same_but_for_the_checkpoint():
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook"])
 def test_processes_that_end_with_the_training_are_refused_before_it(strategy, capsys):
     if strategy == "ddp_notebook":
-        from ftbc_pl.launching import check_launcher
+        from ftbc_pl.safety.launching import check_launcher
 
         trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False)
         with pytest.raises(ValueError, match="end with the training"):

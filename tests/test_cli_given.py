@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from ftbc_pl.cli import main
-from ftbc_pl.given import check_beside_checkpoint, check_beside_saved, how_it_was_made
+from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, how_it_was_made
 from ftbc_pl.task import ImageClassifier
 from tests.pipeline import QUICK, checkpoint, results
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from ftbc_pl.allowed import DEEPEST, check_size
 from ftbc_pl.cli import main
+from ftbc_pl.command.allowed import DEEPEST, check_size
 from tests.pipeline import QUICK
 
 # jsonargparse's own warning of such names is no error outside of tests.

@@ -10,8 +10,8 @@ import torch
 
 from ftbc_pl import offline
 from ftbc_pl.cli import data_first, main
-from ftbc_pl.endings import message
-from ftbc_pl.offline import can_connect, choose_offline
+from ftbc_pl.command.endings import message
+from ftbc_pl.command.offline import can_connect, choose_offline
 from ftbc_pl.predictions import KnownImages, decided_at, harmless
 from tests.pipeline import QUICK, QUIET
 

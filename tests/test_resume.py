@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ftbc_pl import FTBC
 from ftbc_pl.cli import main
 from ftbc_pl.data import DigitsData
-from ftbc_pl.resume import EpochSeed, carried_over, find_recorded, random_numbers, set_random_numbers
+from ftbc_pl.safety.resume import EpochSeed, carried_over, find_recorded, random_numbers, set_random_numbers
 from tests.pipeline import CONFIGS, QUIET, results
 
 pytestmark = [pytest.mark.usefixtures("own_folder"), pytest.mark.filterwarnings("ignore:.*exists and is not empty")]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from ftbc_pl.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopping
+from ftbc_pl.safety.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopping
 
 _HINT = "(FTBC_DEBUG=1 shows where it happened.)"
 # What jsonargparse writes around an error of a class that it makes.

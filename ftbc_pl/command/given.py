@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from ftbc_pl.allowed import check_size
+from ftbc_pl.command.allowed import check_size
 from ftbc_pl.models.contents import read_contents
 from ftbc_pl.options import CalibrationOptions, ConversionOptions
 from ftbc_pl.task import STARTED_FROM
