@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftbc_pl import ConversionError, convert
+from tests.conversion.test_other_networks import approaches, trained
 from tests.networks import images, small_cnn
-from tests.test_other_networks import approaches, trained
 
 kept = []
 LOOKING_ON = {
@@ -84,7 +84,7 @@ def test_a_hook_that_changes_the_output_is_part_of_the_network(hook, beside):
 def test_a_hook_that_hides_what_it_does_is_named():
     network = small_cnn()
     network[1].register_forward_hook(lambda module, args, output: output.detach() * 2)
-    with pytest.raises(ConversionError, match=r"1 \(tests/test_other_networks_hooks.py:\d+\): detach: it hides"):
+    with pytest.raises(ConversionError, match=r"1 \(conversion/test_other_networks_hooks.py:\d+\): detach: it hides"):
         convert(network, 2, batches=[images()])
 
 

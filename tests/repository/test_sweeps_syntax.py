@@ -7,7 +7,7 @@ from ftbc_pl.reports import RunResults
 from ftbc_pl.reports.tracking import summary_metrics
 from tests.sweep_command import first_point, first_point_command
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("ftbc_pl", "callbacks", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 

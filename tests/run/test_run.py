@@ -102,7 +102,7 @@ def test_the_short_name_of_the_callbacks_is_theirs():
 
 def test_a_project_with_callbacks_of_its_own_is_in_nobodys_way():
     Path("callbacks.py").write_text("raise RuntimeError('not this one')\n")
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = python("fit", "--help", PYTHONPATH=f"{os.getcwd()}{os.pathsep}{root}")
     assert done.returncode == 0, done.stderr
 
@@ -170,7 +170,7 @@ def test_a_solver_of_ones_own_works_from_yaml_by_its_name(fitted):
     Path("my_solver.py").write_text(OWN_SOLVER)
     Path("own.yaml").write_text("ftbc:\n  solver: my_solver:means\n")
     arguments = ["calibrate", *QUICK, "--config=own.yaml", f"--ckpt_path={checkpoint(fitted)}", "--ftbc.output_dir=own"]
-    done = python(*arguments, PYTHONPATH=f"{os.getcwd()}{os.pathsep}{Path(__file__).parents[1]}")
+    done = python(*arguments, PYTHONPATH=f"{os.getcwd()}{os.pathsep}{Path(__file__).parents[2]}")
     assert done.returncode == 0, done.stderr
     assert results("own")["calibration"]["solver"] == "my_solver:means"
     biases = [t for k, t in safetensors.torch.load_file("own/snn.safetensors").items() if k.endswith("temporal_bias")]
@@ -179,7 +179,7 @@ def test_a_solver_of_ones_own_works_from_yaml_by_its_name(fitted):
 
 def test_an_activation_of_ones_own_is_trained_converted_saved_and_loaded():
     Path("my_activation.py").write_text(OWN_ACTIVATION)
-    environment = {"PYTHONPATH": f"{os.getcwd()}{os.pathsep}{Path(__file__).parents[1]}"}
+    environment = {"PYTHONPATH": f"{os.getcwd()}{os.pathsep}{Path(__file__).parents[2]}"}
     done = python("fit", *QUICK, "--model.activation=my_activation:bounded", "--ftbc.output_dir=own", **environment)
     assert done.returncode == 0, done.stderr
     assert {(site["operation"], site["threshold_from"]) for site in results("own")["sites"]} == {("bounded", "learned")}

@@ -80,7 +80,9 @@ def test_a_threshold_of_a_function_is_checked_too(function):
         def forward(self, x):
             return function(x, self.theta).flatten(1)
 
-    with pytest.raises(ConversionError, match=r"\(tests/test_other_networks_values.py:\d+\): its threshold is -0.3"):
+    with pytest.raises(
+        ConversionError, match=r"\(conversion/test_other_networks_values.py:\d+\): its threshold is -0.3"
+    ):
         convert(Functional(), 2, batches=[images()])
 
 

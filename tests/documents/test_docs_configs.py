@@ -7,7 +7,7 @@ import yaml
 
 from ftbc_pl.cli import main
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 # An overlay comes after another config, so a value of it may be a default that the other one has changed.
 OVERLAYS = {path for path in CONFIGS if path.read_text().startswith("# Overlay:")}
 

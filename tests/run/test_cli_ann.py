@@ -13,7 +13,7 @@ import torch
 from ftbc_pl.cli import main
 from ftbc_pl.task import ImageClassifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FEW_DIGITS = [
     "--data=DigitsData",
     "--data.batch_size=64",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "models.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "models.py"
 
 
 @pytest.fixture(scope="module")

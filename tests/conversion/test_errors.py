@@ -18,7 +18,7 @@ def relu_to_script(x: torch.Tensor) -> torch.Tensor:
 def test_code_that_hides_from_torch_is_named():
     scripted = torch.jit.script(relu_to_script)
     ann = network(lambda x, a, c: c(scripted(a(x)).mean((2, 3))), a=conv(), c=head(4))
-    message = r"before \(network\) \(tests/test_conversion_errors.py:\d+\): .*: it hides from torch"
+    message = r"before \(network\) \(conversion/test_errors.py:\d+\): .*: it hides from torch"
     with pytest.raises(ConversionError, match=message):
         convert(ann, 3, batches=[images()])
 
@@ -32,11 +32,11 @@ def assign(x, a, c):
 PROBLEMS = {
     "a comparison": (
         network(lambda x, a, c: c((a(x) * (a(x) > 0)).mean((2, 3))), a=conv(), c=head(4)),
-        r"\(network\) \(tests/test_conversion_errors.py:\d+\): gt: it compares values",
+        r"\(network\) \(conversion/test_errors.py:\d+\): gt: it compares values",
     ),
     "a write into a part": (
         network(assign, a=conv(), c=head(4)),
-        r"\(network\) \(tests/test_conversion_errors.py:\d+\): setitem: it writes into a part .* torch.where",
+        r"\(network\) \(conversion/test_errors.py:\d+\): setitem: it writes into a part .* torch.where",
     ),
     "values and indices": (
         network(lambda x, a, c: c(F.relu(a(x)).max(3)[0].mean(2)), a=conv(), c=head(4)),
@@ -50,7 +50,7 @@ PROBLEMS = {
     ),
     "images of a batch taken together": (
         network(lambda x, a, c: c(F.relu(a(x) - a(x).mean(0, keepdim=True)).mean((2, 3))), a=conv(), c=head(4)),
-        r"\(network\) \(tests/test_conversion_errors.py:\d+\): mean: it takes images of the batch together",
+        r"\(network\) \(conversion/test_errors.py:\d+\): mean: it takes images of the batch together",
     ),
     "one image of a batch": (
         network(lambda x, a, c: c((F.relu(a(x)) + F.relu(a(x))[:1]).mean((2, 3))), a=conv(), c=head(4)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-PAGE = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 BLOCKS = re.findall(r"^```(python|text)\n(.*?)^```$", PAGE, flags=re.M | re.S)
 
 

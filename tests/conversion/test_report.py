@@ -44,7 +44,7 @@ def test_the_table_shows_every_site_and_the_totals():
 def test_the_report_is_plain_data():
     report = small(threshold=99.5).report
     first = asdict(report.sites[0])
-    assert first.pop("source").startswith("tests/test_conversion_report.py:")
+    assert first.pop("source").startswith("conversion/test_report.py:")
     assert first == {
         "name": "act", "kind": "spiking", "operation": "hardtanh", "origin": "shared module", "shape": (4, 8, 8),
         "channels": 4, "threshold_from": "percentile 99.5", "upper": 6.0, "folded": 0,

@@ -14,7 +14,7 @@ from ftbc_pl import FTBC, calibrate_, convert
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions, SimulationOptions
 from tests.networks import images, small_cnn
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLASSES = (ConversionOptions, CalibrationOptions, SimulationOptions, RunOptions)
 
 

@@ -15,7 +15,7 @@ from ftbc_pl import calibrate_, convert
 from tests.networks import images
 from tests.pipeline import needs_compiler
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
