@@ -155,6 +155,7 @@ def test_layers_whose_site_is_not_sure_are_fitted_to_their_own_output():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_and_mobilenet_leave_nothing_out():
     for name, size, layers in (("cifar_mobilenetv2", 32, 25), ("vit_tiny_patch16_224", 32, None)):
         kwargs = {} if layers else {"img_size": 32, "depth": 2, "act_layer": nn.ReLU, "embed_dim": 24, "num_heads": 3}
@@ -396,6 +397,7 @@ def share(rank, store, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_fit_the_weights_of_one(tmp_path):
     mp.spawn(share, (tmp_path / "store", tmp_path), nprocs=2)
     (first, one), (second, two) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
