@@ -8,7 +8,7 @@ class ConversionError(ValueError):
     """A network can't become a spiking network as it is; lists every offending site.
 
     Attributes:
-        problems: One sentence a site: module path, source line, operation, what to do.
+        problems: One sentence per site: module path, source line, operation, what to do.
     """
 
     def __init__(self, problems: Sequence[str], message: str | None = None) -> None:

@@ -70,16 +70,6 @@ class ClassificationData(LightningDataModule, ABC):
     Validation images are held out from the training images unless the data set has a split of its own for them, so that
     nothing is ever selected, measured or calibrated on test images. Batches are pairs of images `(B, C, H, W)` and
     classes `(B,)`.
-
-    Args:
-        batch_size: Images in a training batch of each process.
-        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
-            `batch_size`.
-        num_workers: Processes that load images, for each training process; 0 loads them in the training process itself;
-            left out: one per core, up to 8, and none for images kept in memory; at most 4 per core are started.
-        pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
-        seed: Seed of the split into training and validation images and of the order of calibration images.
-        val_split: Fraction (0.1) or number (5000) of training images to hold out for validation; 0 for no validation.
     """
 
     mean: tuple[float, ...]
@@ -95,6 +85,21 @@ class ClassificationData(LightningDataModule, ABC):
         seed: int = 0,
         val_split: int | float = 0.1,
     ) -> None:
+        """Create the data module.
+
+        Args:
+            batch_size: Images in a training batch of each process.
+            eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
+                `batch_size`.
+            num_workers: Processes that load images, for each training process; 0 loads them in the training process
+                itself; left out: one per core, up to 8, and none for images kept in memory; at most 4 per core are
+                started.
+            pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a
+                GPU.
+            seed: Seed of the split into training and validation images and of the order of calibration images.
+            val_split: Fraction (0.1) or number (5000) of training images to hold out for validation; 0 for no
+                validation.
+        """
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if size is not None and size < 1:

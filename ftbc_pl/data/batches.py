@@ -34,15 +34,6 @@ class Images(Dataset[Batch]):
 class TensorImages(Images):
     """Images kept in memory; a batch is cut out, augmented and normalised with a handful of tensor operations.
 
-    Args:
-        images: Images `(N, C, H, W)`, `uint8` in 0..255 or floating point in 0..1.
-        labels: Classes `(N,)`.
-        mean: Mean of each channel, for images in 0..1.
-        std: Standard deviation of each channel, for images in 0..1.
-        augment: Applied to a batch before it is normalised.
-        erase: Applied to a batch after it is normalised.
-        indices: Which images there are, in which order; left out: all.
-
     Raises:
         ValueError: An image holds NaN or infinity.
     """
@@ -58,6 +49,17 @@ class TensorImages(Images):
         erase: Callable[[Tensor], Tensor] | None = None,
         indices: Tensor | None = None,
     ) -> None:
+        """Keep the images.
+
+        Args:
+            images: Images `(N, C, H, W)`, `uint8` in 0..255 or floating point in 0..1.
+            labels: Classes `(N,)`.
+            mean: Mean of each channel, for images in 0..1.
+            std: Standard deviation of each channel, for images in 0..1.
+            augment: Applied to a batch before it is normalised.
+            erase: Applied to a batch after it is normalised.
+            indices: Which images there are, in which order; left out: all.
+        """
         if images.is_floating_point() and not (finite := images.isfinite().flatten(1).all(1)).all():
             raise ValueError(
                 f"expected images of finite numbers, got NaN or infinity in {int((~finite).sum())} of {len(images)} "
@@ -117,7 +119,7 @@ def process_share(batch: Sequence[int], rank: int, world_size: int) -> Sequence[
 def evaluation_batches(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
     """Split the images 0..count-1 between processes: each image once, the same number of batches in every process.
 
-    Batches hold `batch_size` images a process or a few less, one more where the images don't divide evenly: DDP
+    Batches hold `batch_size` images per process or a few less, one more where the images don't divide evenly: DDP
     exchanges buffers in every forward, so that a process with a batch more than the others would wait for ever.
 
     Raises:

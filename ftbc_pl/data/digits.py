@@ -19,16 +19,6 @@ class DigitsData(ClassificationData):
 
     360 images are the test set, the same ones whatever the seed. Training images are shifted at random by up to `shift`
     pixels.
-
-    Args:
-        batch_size: Images in a training batch of each process.
-        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
-            `batch_size`.
-        num_workers: Processes that load images; the images are so small that 0, none, is fastest.
-        pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
-        seed: Seed of the split into training and validation images and of the order of calibration images.
-        val_split: Fraction (0.1) or number (100) of training images to hold out for validation; 0 for no validation.
-        shift: Largest random shift of a training image, in pixels; 0 for none.
     """
 
     input_size = (1, 8, 8)
@@ -45,6 +35,20 @@ class DigitsData(ClassificationData):
         val_split: int | float = 0.1,
         shift: int = 1,
     ) -> None:
+        """Create the data module.
+
+        Args:
+            batch_size: Images in a training batch of each process.
+            eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
+                `batch_size`.
+            num_workers: Processes that load images; the images are so small that 0, none, is fastest.
+            pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a
+                GPU.
+            seed: Seed of the split into training and validation images and of the order of calibration images.
+            val_split: Fraction (0.1) or number (100) of training images to hold out for validation; 0 for no
+                validation.
+            shift: Largest random shift of a training image, in pixels; 0 for none.
+        """
         super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, val_split)
         if shift < 0:
             raise ValueError(f"expected data.shift of at least 0 pixels, got {shift}")

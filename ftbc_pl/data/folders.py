@@ -20,16 +20,18 @@ class FolderFiles(Files):
     Symbolic links are followed, but what has been read already is not read again: a link that leads back, or two that
     lead to the same image, count it once.
 
-    Args:
-        root: The folder.
-        others: Folders with the images of other roles.
-
     Raises:
         ValueError: A link leads to the images of another role.
         PermissionError: A folder can't be read.
     """
 
     def __init__(self, root: Path, others: Iterable[Path] = ()) -> None:
+        """List the files.
+
+        Args:
+            root: The folder.
+            others: Folders with the images of other roles.
+        """
         self.root, self.title = root, str(root)
         self.left_out = LeftOut()
         self.annotations = {}

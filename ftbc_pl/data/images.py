@@ -43,52 +43,6 @@ class ImageData(ClassificationData):
 
     Small images are decoded once, kept in memory as bytes and augmented a batch at a time. Size, mean, standard
     deviation, resampling and crop that are not given come from the network's timm configuration.
-
-    Args:
-        root: Folder of the data set. Downloads go there.
-        name: What the data set is: `folder` for class folders or tar files of class folders in `root`,
-            `torch/cifar10`, `torch/cifar100`, `hfds/<name>` (Hugging Face; needs the package `datasets`), `wds/<name>`
-            (needs `webdataset`).
-        train_split: Split with the training images. For `folder` a folder or tar file in `root` (`train` finds
-            `train.tar` too).
-        test_split: Split with the test images; `val` for ImageNet. `predict` takes images without classes too.
-        val_split_name: Split with validation images, for data sets with three; left out: `val_split` of the training
-            images. To calibrate without training, where nothing is selected, it may be the test split, so that no
-            training image is held out.
-        val_split: Fraction (0.1) or number (5000) of training images to hold out for validation, every class alike; 0
-            for none.
-        num_classes: Number of classes, which the training images must have; left out: counted. Class folders without an
-            image count only where this number says so.
-        download: Download the data set if it isn't in `root` yet (`torch/…`).
-        batch_size: Images in a training batch of each process.
-        eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
-            `batch_size`.
-        num_workers: Processes that decode images, for each training process; left out: one per core, up to 8, and none
-            for images kept in memory, where they would cost more than they bring; at most 4 per core are started.
-        pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a GPU.
-        seed: Seed of the split into training and validation images and of the order of calibration images.
-        input_size: Side of the network's input in pixels, or its height and width (`[16, 64]`); left out: from the
-            network.
-        in_chans: Channels of the images: 3 for colour, 1 for grey.
-        mean: Mean of each channel, for images in 0..1; left out: from the network.
-        std: Standard deviation of each channel, for images in 0..1; left out: from the network.
-        interpolation: Resampling when images are resized: `nearest`, `bilinear`, `bicubic`, …; left out: from the
-            network.
-        crop_pct: Side of the centre crop as a fraction of the resized image, when evaluating; left out: 1 for small
-            images, else from the network.
-        random_crop: How training images are cropped: `pad` shifts them by up to `padding` pixels, `resize` cuts out a
-            random part and resizes it, as for ImageNet, `none` does neither; `auto` pads up to 64 pixels and resizes
-            above.
-        padding: Largest shift in pixels; left out: an eighth of the input size (4 for CIFAR).
-        hflip: Probability that a training image is mirrored.
-        auto_augment: timm's augmentation policy, such as `rand-m9-mstd0.5` (RandAugment), `original` (AutoAugment),
-            `augmix-m3`.
-        color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out where `auto_augment` is
-            given.
-        re_prob: Probability that a random rectangle of a training image is erased.
-        mixup_alpha: Strength of Mixup, 0 for none; targets become probabilities `(B, num_classes)`.
-        cutmix_alpha: Strength of CutMix, 0 for none; with both, each batch gets one of the two.
-        cache: Keep decoded images in memory; left out: where they are small and take up to 1 GiB.
     """
 
     def __init__(
@@ -122,6 +76,56 @@ class ImageData(ClassificationData):
         cutmix_alpha: float = 0.0,
         cache: bool | None = None,
     ) -> None:
+        """Create the data module.
+
+        Args:
+            root: Folder of the data set. Downloads go there.
+            name: What the data set is: `folder` for class folders or tar files of class folders in `root`,
+                `torch/cifar10`, `torch/cifar100`, `hfds/<name>` (Hugging Face; needs the package `datasets`),
+                `wds/<name>` (needs `webdataset`).
+            train_split: Split with the training images. For `folder` a folder or tar file in `root` (`train` finds
+                `train.tar` too).
+            test_split: Split with the test images; `val` for ImageNet. `predict` takes images without classes too.
+            val_split_name: Split with validation images, for data sets with three; left out: `val_split` of the
+                training images. To calibrate without training, where nothing is selected, it may be the test split, so
+                that no training image is held out.
+            val_split: Fraction (0.1) or number (5000) of training images to hold out for validation, every class alike;
+                0 for none.
+            num_classes: Number of classes, which the training images must have; left out: counted. Class folders
+                without an image count only where this number says so.
+            download: Download the data set if it isn't in `root` yet (`torch/…`).
+            batch_size: Images in a training batch of each process.
+            eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
+                `batch_size`.
+            num_workers: Processes that decode images, for each training process; left out: one per core, up to 8, and
+                none for images kept in memory, where they would cost more than they bring; at most 4 per core are
+                started.
+            pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a
+                GPU.
+            seed: Seed of the split into training and validation images and of the order of calibration images.
+            input_size: Side of the network's input in pixels, or its height and width (`[16, 64]`); left out: from the
+                network.
+            in_chans: Channels of the images: 3 for colour, 1 for grey.
+            mean: Mean of each channel, for images in 0..1; left out: from the network.
+            std: Standard deviation of each channel, for images in 0..1; left out: from the network.
+            interpolation: Resampling when images are resized: `nearest`, `bilinear`, `bicubic`, …; left out: from the
+                network.
+            crop_pct: Side of the centre crop as a fraction of the resized image, when evaluating; left out: 1 for small
+                images, else from the network.
+            random_crop: How training images are cropped: `pad` shifts them by up to `padding` pixels, `resize` cuts out
+                a random part and resizes it, as for ImageNet, `none` does neither; `auto` pads up to 64 pixels and
+                resizes above.
+            padding: Largest shift in pixels; left out: an eighth of the input size (4 for CIFAR).
+            hflip: Probability that a training image is mirrored.
+            auto_augment: timm's augmentation policy, such as `rand-m9-mstd0.5` (RandAugment), `original` (AutoAugment),
+                `augmix-m3`.
+            color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out where
+                `auto_augment` is given.
+            re_prob: Probability that a random rectangle of a training image is erased.
+            mixup_alpha: Strength of Mixup, 0 for none; targets become probabilities `(B, num_classes)`.
+            cutmix_alpha: Strength of CutMix, 0 for none; with both, each batch gets one of the two.
+            cache: Keep decoded images in memory; left out: where they are small and take up to 1 GiB.
+        """
         super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, val_split)
         if train_split in (test_split, val_split_name):
             raise ValueError(f"expected different splits for training and evaluation, got {train_split} for both")

@@ -69,13 +69,6 @@ class FileSource(Source):
 
     What is no image, or lies in no class folder, is left out with a warning that counts it.
 
-    Args:
-        files: The files.
-        mode: Pillow's mode for the images, `RGB` or `L`.
-        known: Names of the classes, where they are known.
-        unlabelled: Whether images without a class are kept, with the label −1.
-        num_classes: Number of classes; where the folders without an image make up this number, they are classes too.
-
     Raises:
         FileNotFoundError: There is no image.
         ValueError: No image has a class.
@@ -89,6 +82,16 @@ class FileSource(Source):
         unlabelled: bool = False,
         num_classes: int | None = None,
     ) -> None:
+        """Name the files.
+
+        Args:
+            files: The files.
+            mode: Pillow's mode for the images, `RGB` or `L`.
+            known: Names of the classes, where they are known.
+            unlabelled: Whether images without a class are kept, with the label −1.
+            num_classes: Number of classes; where the folders without an image make up this number, they are classes
+                too.
+        """
         self.files, self.mode, self.title = files, mode, files.title
         if not files.names:
             raise no_images(files, files.left_out)

@@ -19,16 +19,7 @@ __all__ = ["Splits"]
 
 
 class Splits:
-    """The splits of an image data set.
-
-    Args:
-        name: What the data set is; see `ImageData`.
-        root: Folder of the data set.
-        mode: Pillow's mode for the images, `RGB` or `L`.
-        train: Name of the split with the training images.
-        others: Names of the other splits, or None.
-        num_classes: Number of classes; left out: that of the training images.
-    """
+    """The splits of an image data set."""
 
     def __init__(
         self,
@@ -39,6 +30,16 @@ class Splits:
         others: tuple[str | None, ...],
         num_classes: int | None = None,
     ) -> None:
+        """Name the splits.
+
+        Args:
+            name: What the data set is; see `ImageData`.
+            root: Folder of the data set.
+            mode: Pillow's mode for the images, `RGB` or `L`.
+            train: Name of the split with the training images.
+            others: Names of the other splits, or None.
+            num_classes: Number of classes; left out: that of the training images.
+        """
         check_name(name)
         self.name, self.root, self.mode, self.train = name, root, mode, train
         self._num_classes = num_classes

@@ -35,18 +35,20 @@ class _Scan:
 
 
 class TarFiles(Files):
-    """The images in a tar file, or in the tar files in it (one a class, as ImageNet's).
+    """The images in a tar file, or in the tar files in it (one per class, as ImageNet's).
 
     An image is a range of bytes of the file, which is opened anew for each: nothing is shared between processes.
-
-    Args:
-        path: The tar file, not compressed.
 
     Raises:
         ValueError: It is no tar file, is compressed, damaged or not complete.
     """
 
     def __init__(self, path: Path) -> None:
+        """List the files.
+
+        Args:
+            path: The tar file, not compressed.
+        """
         self.path, self.title = path, str(path)
         scan = _Scan()
         with path.open("rb") as file:

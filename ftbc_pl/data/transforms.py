@@ -71,7 +71,7 @@ def resolve_geometry(config: dict[str, Any], given: dict[str, Any], in_chans: in
         values = tuple(map(float, resolved[key]))
         resolved[key] = (sum(values) / len(values),) if in_chans == 1 and key not in given else values
         if len(resolved[key]) != in_chans:
-            raise ValueError(f"expected data.{key} of {in_chans} numbers, one a channel, got {len(resolved[key])}")
+            raise ValueError(f"expected data.{key} of {in_chans} numbers, one per channel, got {len(resolved[key])}")
     if max(resolved["input_size"]) <= SMALL and "crop_pct" not in given:
         # enlarging small images to cut off their border blurs those that have the right size
         resolved["crop_pct"] = 1.0
@@ -155,14 +155,7 @@ class Augmentation:
 
 
 class SourceImages(Images):
-    """Images decoded and transformed one by one, each time they are read.
-
-    Args:
-        labels: Classes `(N,)` of all images.
-        image: Returns an image by its index.
-        transform: From the decoded image to `(C, H, W)`.
-        indices: Which images there are, in which order.
-    """
+    """Images decoded and transformed one by one, each time they are read."""
 
     def __init__(
         self,
@@ -171,6 +164,14 @@ class SourceImages(Images):
         transform: Callable[[Image.Image], Tensor],
         indices: Tensor,
     ) -> None:
+        """Name the images.
+
+        Args:
+            labels: Classes `(N,)` of all images.
+            image: Returns an image by its index.
+            transform: From the decoded image to `(C, H, W)`.
+            indices: Which images there are, in which order.
+        """
         self.labels, self.indices = labels[indices], indices
         self.image, self.transform = image, transform
 

@@ -1,4 +1,4 @@
-"""Firing thresholds of ReLU sites from histograms of their activations, a threshold a channel.
+"""Firing thresholds of ReLU sites from histograms of their activations, one threshold per channel.
 
 ``mse`` is the search of Li et al., "A free lunch from ANN: towards efficient, accurate spiking neural networks
 calibration" (ICML 2021, section 3.2), except for less than four steps. Histograms add up over batches and processes.

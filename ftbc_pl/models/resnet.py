@@ -64,16 +64,17 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Three stages of `blocks` basic blocks with 16, 32 and 64 channels.
-
-    Args:
-        blocks: Basic blocks in each stage: 3 makes ResNet-20, 9 ResNet-56, 18 ResNet-110.
-        num_classes: Size of the output; 0 leaves out the classifier.
-        in_chans: Channels of the input images.
-        drop_rate: Probability of dropout before the classifier.
-    """
+    """Three stages of `blocks` basic blocks with 16, 32 and 64 channels."""
 
     def __init__(self, blocks: int = 3, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
+        """Create the network.
+
+        Args:
+            blocks: Basic blocks in each stage: 3 makes ResNet-20, 9 ResNet-56, 18 ResNet-110.
+            num_classes: Size of the output; 0 leaves out the classifier.
+            in_chans: Channels of the input images.
+            drop_rate: Probability of dropout before the classifier.
+        """
         super().__init__()
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = 64

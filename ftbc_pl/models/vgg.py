@@ -19,14 +19,7 @@ __all__ = ["POOLING", "CifarVGG"]
 
 
 class CifarVGG(nn.Module):
-    """Thirteen 3×3 convolutions, each with batch normalisation and ReLU, five 2×2 poolings and three linear layers.
-
-    Args:
-        num_classes: Size of the output; 0 leaves out the last linear layer.
-        in_chans: Channels of the input images, which are at least 32×32.
-        drop_rate: Probability of dropout after each of the two hidden linear layers.
-        pooling: `max`, or `avg`, which is linear and so converts to spikes without any replacement.
-    """
+    """Thirteen 3×3 convolutions, each with batch normalisation and ReLU, five 2×2 poolings and three linear layers."""
 
     def __init__(
         self,
@@ -35,6 +28,14 @@ class CifarVGG(nn.Module):
         drop_rate: float = 0.0,
         pooling: Literal["max", "avg"] = "max",
     ) -> None:
+        """Create the network.
+
+        Args:
+            num_classes: Size of the output; 0 leaves out the last linear layer.
+            in_chans: Channels of the input images, which are at least 32×32.
+            drop_rate: Probability of dropout after each of the two hidden linear layers.
+            pooling: `max`, or `avg`, which is linear and so converts to spikes without any replacement.
+        """
         super().__init__()
         if pooling not in POOLING:
             raise ValueError(f"expected pooling to be one of {sorted(POOLING)}, got {pooling!r}")

@@ -122,7 +122,7 @@ class RunResults:
 
     def _check_steps(self, name: str, values: Sequence[float]) -> None:
         if len(values) != self.num_steps:
-            raise ValueError(f"expected {name} to hold one number a step, {self.num_steps}, got {len(values)}")
+            raise ValueError(f"expected {name} to hold one number per step, {self.num_steps}, got {len(values)}")
 
     def _check_site(self, site: SiteRecord) -> None:
         if site.kind not in KINDS:

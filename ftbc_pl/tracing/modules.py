@@ -48,7 +48,7 @@ def module_paths(network: nn.Module) -> Iterator[tuple[list[str], Counter[str]]]
 
 
 def is_activation_module(module: nn.Module) -> bool:
-    """Whether a module is nothing but an activation: no submodules, no weights beyond a number a channel."""
+    """Whether a module is nothing but an activation: no submodules, no weights beyond one number per channel."""
     return not any(True for _ in module.children()) and all(p.ndim <= 1 for p in module.parameters())
 
 

@@ -78,8 +78,8 @@ def test_accuracy_final_is_the_calibrated_one_where_there_is_one():
     ("changes", "message"),
     [
         ({"num_steps": 0}, "num_steps of at least 1, got 0"),
-        ({"num_steps": 3}, "accuracy_uncalibrated to hold one number a step, 3, got 2"),
-        ({"accuracy_calibrated": [0.5]}, "accuracy_calibrated to hold one number a step, 2, got 1"),
+        ({"num_steps": 3}, "accuracy_uncalibrated to hold one number per step, 3, got 2"),
+        ({"accuracy_calibrated": [0.5]}, "accuracy_calibrated to hold one number per step, 2, got 1"),
         ({"accuracy_calibrated": [0.5, 50.0]}, r"accuracy_calibrated in 0\.\.1, got 50\.0"),
         ({"accuracy_uncalibrated": [0.5, float("nan")]}, r"accuracy_uncalibrated in 0\.\.1, got nan"),
         ({"ann_accuracy": -0.1}, r"ann_accuracy in 0\.\.1, got -0\.1"),
@@ -94,7 +94,7 @@ def test_accuracy_final_is_the_calibrated_one_where_there_is_one():
         ({"sites": [SiteRecord(name="a", firing_rate=1.5)]}, "firing rate of site 'a'"),
         (
             {"sites": [SiteRecord(name="a", temporal_bias_rms=(0.1,))]},
-            "site 'a' to hold one number a step",
+            "site 'a' to hold one number per step",
         ),
         (
             {"sites": [SiteRecord(name="a", temporal_bias_rms=(0.1, -1))]},
