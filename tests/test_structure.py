@@ -14,7 +14,7 @@ ORDER = [
     {"layers"},
     {"models", "conversion", "data", "schedules"},
     {"calibration"},
-    {"evaluation", "io"},
+    {"evaluation", "energy", "io"},
     {"reports"},
     {"task"},
     {"callbacks", "callbacks_package"},

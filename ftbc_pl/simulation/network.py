@@ -4,7 +4,7 @@ T timesteps of a batch run as T·B rows through the ANN's own forward. Convoluti
 rows alike; at each site the rows are seen as (T, B, ...) again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -130,10 +130,20 @@ class SpikingNetwork(nn.Module):
             partial(self._simulate, chunks), images, self._all_modules, tuple(chunks), self._use_readout
         )
 
-    def _simulate(self, chunks: list[int], images: Tensor) -> Any:
+    @torch.no_grad()
+    def simulate(self, images: Tensor, visitor: Callable[[int], Simulation]) -> Any:
+        """Simulate as :meth:`forward` does, with visitors of one's own.
+
+        Args:
+            images: (B, ...).
+            visitor: Makes the visitor of a run of K timesteps.
+        """
+        return self._simulate(self.chunks(len(images)), images, visitor)
+
+    def _simulate(self, chunks: list[int], images: Tensor, visitor: Callable[[int], Simulation] = Simulation) -> Any:
         self.reset()
         try:
-            parts = [self.visit(images, Simulation(steps)) for steps in chunks]
+            parts = [self.visit(images, visitor(steps)) for steps in chunks]
         finally:
             self.reset()
         return tree_map(_joined, *parts) if len(parts) > 1 else parts[0]
