@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ftbc_pl.conversion import prepare as prepare
     from ftbc_pl.energy import EnergyCost as EnergyCost
     from ftbc_pl.energy import measure_energy as measure_energy
+    from ftbc_pl.evaluation import choose_exit_ as choose_exit_
     from ftbc_pl.evaluation import evaluate as evaluate
+    from ftbc_pl.evaluation import evaluate_exit as evaluate_exit
     from ftbc_pl.io import load_snn as load_snn
     from ftbc_pl.io import save_snn as save_snn
     from ftbc_pl.layers import Activation as Activation
@@ -39,9 +41,11 @@ _HOMES = {
     "FTBCTrainer": "ftbc_pl.trainer",
     "SpikingNetwork": "ftbc_pl.conversion",
     "calibrate_": "ftbc_pl.calibration",
+    "choose_exit_": "ftbc_pl.evaluation",
     "convert": "ftbc_pl.conversion",
     "create_network": "ftbc_pl.models",
     "evaluate": "ftbc_pl.evaluation",
+    "evaluate_exit": "ftbc_pl.evaluation",
     "load_snn": "ftbc_pl.io",
     "measure_energy": "ftbc_pl.energy",
     "prepare": "ftbc_pl.conversion",

@@ -19,6 +19,7 @@ from ftbc_pl.calibration.solvers import SOLVERS, Solver
 from ftbc_pl.calibration.step import CalibrationStep, SiteState
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.distributed import in_any_process, maximum_over_processes, progress_bar, sum_over_processes
+from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.readout import error_products, least_squares_readout, mean_readout
 from ftbc_pl.options import CalibrationOptions
 from ftbc_pl.simulation import SpikingNetwork
@@ -115,6 +116,7 @@ class _Calibration:
             self.snn.readout_weights.copy_(mean_readout(self.snn.num_steps))
         else:
             self.snn.readout_weights.copy_(least_squares_readout(sum_over_processes(self.errors)))
+        self.snn.exit_thresholds.fill_(NEVER)  # they were chosen for other predictions
 
 
 def _check_precision(snn: SpikingNetwork) -> None:

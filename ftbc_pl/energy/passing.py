@@ -82,9 +82,13 @@ def pass_on(arguments: Arguments, counts: list[Tensor], results: list[Tensor]) -
         return [_separable(arguments, counts[0])]
     if name == "pad" or name == "constant_pad_nd":
         return [arguments.call(_pad, counts, 0.0)]
-    function = {"mean": torch.sum, "where": _where, "masked_fill": _masked_fill}.get(name, arguments.function)
+    own: dict[str, Callable[..., Any]] = {"mean": torch.sum, "where": _where, "masked_fill": _masked_fill}
     copies = [count.clone() for count in counts]  # for calls that overwrite
-    return [leaf for leaf in tree_leaves(arguments.call(function, copies, 0.0)) if isinstance(leaf, Tensor)]
+    return [
+        leaf
+        for leaf in tree_leaves(arguments.call(own.get(name, arguments.function), copies, 0.0))
+        if isinstance(leaf, Tensor)
+    ]
 
 
 def _separable(arguments: Arguments, count: Tensor) -> Tensor:

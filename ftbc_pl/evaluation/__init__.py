@@ -2,6 +2,16 @@
 
 from ftbc_pl.evaluation.comparison import Accuracies, Comparison
 from ftbc_pl.evaluation.evaluate import evaluate
+from ftbc_pl.evaluation.exit import ExitChoice, ExitResult, choose_exit_, evaluate_exit
 from ftbc_pl.evaluation.metric import TimestepAccuracy
 
-__all__ = ["Accuracies", "Comparison", "TimestepAccuracy", "evaluate"]
+__all__ = [
+    "Accuracies",
+    "Comparison",
+    "ExitChoice",
+    "ExitResult",
+    "TimestepAccuracy",
+    "choose_exit_",
+    "evaluate",
+    "evaluate_exit",
+]

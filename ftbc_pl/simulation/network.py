@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.functional.readout import mean_readout, weigh
 from ftbc_pl.layers import SpikingNeuron
@@ -41,9 +42,12 @@ class SpikingNetwork(nn.Module):
         report: What the conversion made of each site.
         readout_weights: How much the output of each step counts in the prediction at each t, (T, T); calibration sets
             them, before they are those of the plain mean.
+        exit_thresholds: Confidence at which an image may stop at each step, (T,); infinite: it may not. A choice of
+            early exit sets them, a calibration takes them back.
     """
 
     readout_weights: Tensor
+    exit_thresholds: Tensor
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class SpikingNetwork(nn.Module):
         self.input_size = input_size
         self.report = report
         self.register_buffer("readout_weights", mean_readout(self.num_steps).float())
+        self.register_buffer("exit_thresholds", torch.full((self.num_steps,), NEVER))
         self._use_readout = True
         self._replay = Replay()
         self.eval()
