@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ftbc_pl.energy import EnergyCost as EnergyCost
     from ftbc_pl.energy import measure_energy as measure_energy
     from ftbc_pl.evaluation import choose_exit_ as choose_exit_
+    from ftbc_pl.evaluation import diagnose as diagnose
     from ftbc_pl.evaluation import evaluate as evaluate
     from ftbc_pl.evaluation import evaluate_exit as evaluate_exit
     from ftbc_pl.io import load_snn as load_snn
@@ -44,6 +45,7 @@ _HOMES = {
     "choose_exit_": "ftbc_pl.evaluation",
     "convert": "ftbc_pl.conversion",
     "create_network": "ftbc_pl.models",
+    "diagnose": "ftbc_pl.evaluation",
     "evaluate": "ftbc_pl.evaluation",
     "evaluate_exit": "ftbc_pl.evaluation",
     "load_snn": "ftbc_pl.io",

@@ -1,10 +1,12 @@
 """Small networks trained on the digits data set within seconds."""
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
+
+from ftbc_pl.layers import QCFS
 
 
 @cache
@@ -28,17 +30,18 @@ def train_(network, images, targets, loss, epochs=15, batch_size=64):
     return network.eval()
 
 
-def body(outputs):
+def body(outputs, activation=nn.ReLU):
     """Two convolutions and a linear layer."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(1, 8, 3, padding=1), activation(), nn.AvgPool2d(2), nn.Conv2d(8, 16, 3, padding=1), activation(),
         nn.Flatten(), nn.Linear(16 * 4 * 4, outputs),
     )  # fmt: skip
 
 
 @cache
-def classifier():
-    """A classifier of digits, trained on the first 800."""
+def classifier(levels=None):
+    """A classifier of digits, trained on the first 800; with ReLU, or QCFS of some levels."""
     images, labels = digits()
-    return train_(body(10), images[:800], labels[:800], nn.functional.cross_entropy)
+    activation = nn.ReLU if levels is None else partial(QCFS, levels, 2.0)
+    return train_(body(10, activation), images[:800], labels[:800], nn.functional.cross_entropy)
