@@ -5,6 +5,7 @@ from ftbc_pl.evaluation.diagnosis import Diagnosis, diagnose
 from ftbc_pl.evaluation.evaluate import evaluate
 from ftbc_pl.evaluation.exit import ExitChoice, ExitResult, choose_exit_, evaluate_exit
 from ftbc_pl.evaluation.metric import TimestepAccuracy
+from ftbc_pl.evaluation.outputs import evaluate_outputs
 
 __all__ = [
     "Accuracies",
@@ -17,4 +18,5 @@ __all__ = [
     "diagnose",
     "evaluate",
     "evaluate_exit",
+    "evaluate_outputs",
 ]

@@ -153,17 +153,17 @@ class SpikingNetwork(nn.Module):
             self.reset()
         return tree_map(_joined, *parts) if len(parts) > 1 else parts[0]
 
-    def readout(self, outputs: Tensor) -> Tensor:
+    def readout(self, outputs: Any) -> Any:
         """Combine the outputs of the steps so far into the prediction at each t.
 
         Args:
-            outputs: Output of each step, (T, B, num_classes).
+            outputs: Output of each step, (T, B, ...), or a structure of such tensors.
 
         Returns:
-            Logits at t = 1 … T, (T, B, num_classes).
+            Predictions at t = 1 … T, (T, B, ...), logits for a classifier; in the same structure.
         """
         weights = self.readout_weights if self._use_readout else mean_readout(self.num_steps)
-        return weigh(outputs, weights)
+        return tree_map(lambda leaf: weigh(leaf, weights) if _is_value(leaf) else leaf, outputs)
 
     def chunks(self, batch_size: int) -> list[int]:
         """Numbers of timesteps to run at once for a batch of that size; they add up to T."""
@@ -196,6 +196,10 @@ class SpikingNetwork(nn.Module):
         self._use_readout = use
         for _, site in self.neurons():
             site.use_bias = use
+
+
+def _is_value(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
 def _joined(*parts: Any) -> Any:
