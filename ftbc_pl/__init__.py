@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ftbc_pl.evaluation import diagnose as diagnose
     from ftbc_pl.evaluation import evaluate as evaluate
     from ftbc_pl.evaluation import evaluate_exit as evaluate_exit
+    from ftbc_pl.evaluation import evaluate_outputs as evaluate_outputs
     from ftbc_pl.io import load_snn as load_snn
     from ftbc_pl.io import save_snn as save_snn
     from ftbc_pl.layers import Activation as Activation
@@ -48,6 +49,7 @@ _HOMES = {
     "diagnose": "ftbc_pl.evaluation",
     "evaluate": "ftbc_pl.evaluation",
     "evaluate_exit": "ftbc_pl.evaluation",
+    "evaluate_outputs": "ftbc_pl.evaluation",
     "load_snn": "ftbc_pl.io",
     "measure_energy": "ftbc_pl.energy",
     "prepare": "ftbc_pl.conversion",

@@ -24,7 +24,7 @@ def test_results_json_holds_what_others_rely_on(tmp_path):
     assert content["conversion"]["spiking"] == 3
     assert content["sites"][0]["source"] == "models/resnet.py:42"
     keys = {"ann", "num_steps", "split", "images", "accuracy", "calibration", "conversion", "sites", "settings"}
-    assert content.keys() == keys | {"versions", "links", "standard_error"}
+    assert content.keys() == keys | {"versions", "links", "standard_error", "energy", "early_exit", "diagnosis"}
 
 
 @pytest.mark.parametrize("results", [make_results(), make_results(1, 1), make_uncalibrated_results()])
