@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from ftbc_pl.conversion import SpikingNetwork as SpikingNetwork
     from ftbc_pl.conversion import convert as convert
     from ftbc_pl.conversion import prepare as prepare
+    from ftbc_pl.energy import EnergyCost as EnergyCost
+    from ftbc_pl.energy import measure_energy as measure_energy
+    from ftbc_pl.evaluation import choose_exit_ as choose_exit_
+    from ftbc_pl.evaluation import diagnose as diagnose
     from ftbc_pl.evaluation import evaluate as evaluate
+    from ftbc_pl.evaluation import evaluate_exit as evaluate_exit
+    from ftbc_pl.evaluation import evaluate_outputs as evaluate_outputs
     from ftbc_pl.io import load_snn as load_snn
     from ftbc_pl.io import save_snn as save_snn
     from ftbc_pl.layers import Activation as Activation
@@ -32,14 +38,20 @@ _HOMES = {
     "CalibrationReport": "ftbc_pl.calibration",
     "ConversionError": "ftbc_pl.conversion",
     "ConversionReport": "ftbc_pl.conversion",
+    "EnergyCost": "ftbc_pl.energy",
     "FTBC": "ftbc_pl.callbacks",
     "FTBCTrainer": "ftbc_pl.trainer",
     "SpikingNetwork": "ftbc_pl.conversion",
     "calibrate_": "ftbc_pl.calibration",
+    "choose_exit_": "ftbc_pl.evaluation",
     "convert": "ftbc_pl.conversion",
     "create_network": "ftbc_pl.models",
+    "diagnose": "ftbc_pl.evaluation",
     "evaluate": "ftbc_pl.evaluation",
+    "evaluate_exit": "ftbc_pl.evaluation",
+    "evaluate_outputs": "ftbc_pl.evaluation",
     "load_snn": "ftbc_pl.io",
+    "measure_energy": "ftbc_pl.energy",
     "prepare": "ftbc_pl.conversion",
     "register_activation": "ftbc_pl.layers",
     "register_solver": "ftbc_pl.calibration",

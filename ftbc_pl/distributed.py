@@ -34,6 +34,15 @@ def merge_over_processes() -> Merge:
     return Merge(sum_over_processes, maximum_over_processes) if is_distributed() else ALONE
 
 
+def gather_over_processes(values: Tensor, dim: int) -> Tensor:
+    """Join ``values`` of all processes along ``dim``, of any length there, in the order of the processes."""
+    if not is_distributed():
+        return values
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, values.cpu())
+    return torch.cat(parts, dim).to(values.device)
+
+
 def in_any_process(condition: bool, device: torch.device) -> bool:
     """Whether ``condition`` holds in at least one process: one answer for all, so that all go on or all raise."""
     if not is_distributed():

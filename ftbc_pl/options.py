@@ -117,8 +117,7 @@ class CalibrationOptions(Options):
         num_batches: Batches of training images to calibrate with. heuristic goes on from one to the next, the others
             average their biases.
         readout: What the prediction at t is made of. least_squares weighs the outputs of the steps up to t so that
-            they come closest to the ANN's output; mean is their plain mean, as in the papers. Networks that are no
-            classifier of one output (B, classes) keep the mean.
+            they come closest to the ANN's output, or to all of its outputs; mean is their plain mean, as in the papers.
         weights: ridge fits the weights of the layers as well, in closed form, in the same forward, for the timesteps
             only: the most accurate where T is small. It takes one batch of 200 images or more. keep leaves them.
     """

@@ -144,3 +144,47 @@ def ridge(columns: Tensor, error: Tensor, scales: list[list[int]], penalty: floa
     right = torch.cat([error, torch.zeros(count, dtype=torch.float64)])
     solution = torch.linalg.lstsq(left, right.unsqueeze(1)).solution.squeeze(1)
     return solution[:-1], solution[-1].item()
+
+
+def synaptic_operations(
+    spikes: list[list[list[int]]],
+    weight_shape: tuple[int, int, int, int],
+    size: tuple[int, int],
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    transposed: bool = False,
+) -> int:
+    """Synaptic operations of a convolution, by walking from every spike along every weight that it meets.
+
+    Args: spikes [C][H][W] of one image and step, shape of the weights as torch has it, height and width of the output.
+    """
+    first, second, kernel_height, kernel_width = weight_shape
+    per_group = (first if transposed else second * groups) // groups
+    outputs = second if transposed else first // groups
+    operations = 0
+    for channel, plane in enumerate(spikes):
+        assert 0 <= channel // per_group < groups
+        for y, row in enumerate(plane):
+            for x, count in enumerate(row):
+                for ky in range(kernel_height):
+                    for kx in range(kernel_width):
+                        reached = []
+                        for place, tap in ((y, ky), (x, kx)):
+                            if transposed:
+                                reached.append(place * stride - padding + tap * dilation)
+                            else:
+                                numerator = place + padding - tap * dilation
+                                reached.append(numerator // stride if numerator % stride == 0 else -1)
+                        if 0 <= reached[0] < size[0] and 0 <= reached[1] < size[1]:
+                            operations += count * outputs
+    return operations
+
+
+def pooled(spikes: list[list[list[int]]], kernel: int, stride: int) -> list[list[list[int]]]:
+    """How many spikes [C][H][W] lie in each window of a pooling without padding."""
+    rows = range(0, len(spikes[0]) - kernel + 1, stride)
+    columns = range(0, len(spikes[0][0]) - kernel + 1, stride)
+    window = [(i, j) for i in range(kernel) for j in range(kernel)]
+    return [[[sum(plane[y + i][x + j] for i, j in window) for x in columns] for y in rows] for plane in spikes]

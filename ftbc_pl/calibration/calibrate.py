@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.calibration.plan import plan_fits
 from ftbc_pl.calibration.report import CalibrationReport
@@ -21,6 +22,7 @@ from ftbc_pl.calibration.step import CalibrationStep, SiteState
 from ftbc_pl.calibration.weights import WeightFit
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.distributed import in_any_process, maximum_over_processes, progress_bar, sum_over_processes
+from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.readout import error_products, least_squares_readout, mean_readout
 from ftbc_pl.options import CalibrationOptions
 from ftbc_pl.simulation import SpikingNetwork
@@ -114,10 +116,11 @@ class _Calibration:
             parts.append(self.snn.visit(images, visitor, self.fit))
         for state in self.states.values():
             state.end_batch()
-        if self.options.readout == "mean" or not isinstance(parts[0], Tensor) or parts[0].ndim != 3:
+        if self.options.readout == "mean":
             return
-        outputs = torch.cat(parts)
-        found = error_products(outputs[1:], outputs[0])
+        leaves = zip(*(tree_leaves(part) for part in parts), strict=True)
+        outputs = [torch.cat(leaf) for leaf in leaves if isinstance(leaf[0], Tensor) and leaf[0].is_floating_point()]
+        found = _relative_products(outputs) if len(outputs) > 1 else error_products(outputs[0][1:], outputs[0][0])
         # A solver that goes on from batch to batch: the last one has the biases that stay.
         self.errors = found if self.solver.continues or self.errors is None else self.errors + found
 
@@ -132,6 +135,14 @@ class _Calibration:
             self.snn.readout_weights.copy_(mean_readout(self.snn.num_steps))
         else:
             self.snn.readout_weights.copy_(least_squares_readout(sum_over_processes(self.errors)))
+        self.snn.exit_thresholds.fill_(NEVER)  # they were chosen for other predictions
+
+
+def _relative_products(outputs: list[Tensor]) -> Tensor:
+    """Products of the errors of several outputs (T + 1, B, ...), each relative to the size of the ANN's."""
+    sizes = [output[0].double().square().sum().clamp(min=torch.finfo(torch.float32).tiny) for output in outputs]
+    pairs = zip(outputs, sizes, strict=True)
+    return torch.stack([error_products(output[1:], output[0]) / size for output, size in pairs]).sum(0)
 
 
 def _check_precision(snn: SpikingNetwork) -> None:

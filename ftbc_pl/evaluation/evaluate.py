@@ -5,40 +5,47 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from ftbc_pl.conversion.batch import images_and_labels
 from ftbc_pl.distributed import progress_bar
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
+from ftbc_pl.evaluation.outputs import metric_by_step
 from ftbc_pl.evaluation.predictions import check_images, single_output
 from ftbc_pl.simulation import SpikingNetwork
 
 
 @torch.no_grad()
-def evaluate(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = True) -> Tensor:
-    """Measure the accuracy at every timestep in one pass over the data.
+def evaluate(
+    snn: SpikingNetwork, loader: Iterable[Any], *, metric: Metric | None = None, progress: bool = True
+) -> Tensor:
+    """Measure the accuracy, or another metric, at every timestep in one pass over the data.
 
     Args:
         snn: A converted network.
         loader: Batches of (images, labels, ...) or dicts of them; in a distributed run each process hands in its own
             images.
+        metric: Another metric, of TorchMetrics, for which the labels may be whatever it takes; left out: accuracy.
         progress: Whether to show a progress bar.
 
     Returns:
-        Accuracy at t = 1 … T, (T,) float64, in 0..1.
+        Accuracy at t = 1 … T, (T,) float64, in 0..1; or the metric, (T,).
 
     Raises:
         TypeError: A batch is not of a form that is known.
         ValueError: The loader is empty, the network is no classifier of one output, or labels, images and outputs
             don't fit.
     """
-    metric = TimestepAccuracy(snn.num_steps).to(snn.device)
+    if metric is not None:
+        return metric_by_step(snn, loader, metric, progress=progress)
+    accuracy = TimestepAccuracy(snn.num_steps).to(snn.device)
     batches = 0
     for batch in progress_bar(loader, "Evaluating", progress):
         images, labels = images_and_labels(batch)
         check_images(images)
         outputs = single_output(snn(images.to(snn.device)))
-        metric.update(snn.readout(outputs), labels.to(snn.device))
+        accuracy.update(snn.readout(outputs), labels.to(snn.device))
         batches += 1
     if not batches:
         raise ValueError("There is nothing to evaluate: the loader is empty.")
-    return torch.tensor(per_step(metric), dtype=torch.float64)
+    return torch.tensor(per_step(accuracy), dtype=torch.float64)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ftbc_pl.conversion.batch import images_and_labels, to_images
 from ftbc_pl.evaluation.comparison import Accuracies, Comparison
 from ftbc_pl.evaluation.predictions import predicted_classes, with_classes
+from ftbc_pl.functional.exit import confidence, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
 
 
@@ -86,7 +87,7 @@ class SpikingClassifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Class predicted at each step, (T, B), and the probability of the last one, (B,)."""
+        """Class predicted at each step, (T, B), the probability of the last one, and the step of early exit, (B,)."""
         images = to_images(batch)
         # As in the comparison: full precision.
         with torch.autocast(self.device.type, enabled=False):
@@ -99,4 +100,5 @@ class SpikingClassifier(LightningModule):
         return {
             "predicted": predicted,
             "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),
+            "step": exit_steps(confidence(logits), self.snn.exit_thresholds),
         }

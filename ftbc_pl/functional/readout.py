@@ -19,7 +19,7 @@ def mean_readout(num_steps: int) -> Tensor:
 
 
 def weigh(outputs: Tensor, weights: Tensor) -> Tensor:
-    """Combine the outputs of the steps, (T, B, classes), by weights (T, T) into the predictions, (T, B, classes)."""
+    """Combine the outputs of the steps, (T, B, ...), by weights (T, T) into the predictions, (T, B, ...)."""
     return torch.tensordot(weights.to(outputs), outputs, 1)
 
 
@@ -27,8 +27,8 @@ def error_products(outputs: Tensor, target: Tensor) -> Tensor:
     """Sum the products of the errors of each two steps; sums of several batches or processes add up.
 
     Args:
-        outputs: Output of each step, (T, B, classes).
-        target: Output of the ANN, (B, classes).
+        outputs: Output of each step, (T, B, ...).
+        target: Output of the ANN, (B, ...).
 
     Returns:
         E, (T, T) float64.

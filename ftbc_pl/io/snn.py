@@ -15,6 +15,7 @@ from ftbc_pl.conversion import SpikingNetwork, convert
 from ftbc_pl.conversion.copies import copied, unwrapped
 from ftbc_pl.files import write_json_atomic
 from ftbc_pl.folders import atomic_folder_update, recover
+from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.readout import mean_readout
 from ftbc_pl.io.description import FORMAT, VERSION, checksums, read_description
 from ftbc_pl.io.recipe import rebuild, recipe
@@ -204,6 +205,7 @@ def _read_tensors(path: Path, description: dict[str, Any]) -> dict[str, Tensor]:
     shape = tuple(tensors["readout_weights"].shape) if "readout_weights" in tensors else None
     if shape != (steps, steps):  # before memory for that many steps is asked for
         raise ValueError(f"{path} does not fit the network: readout_weights is {shape}, expected ({steps}, {steps}).")
+    tensors.setdefault("exit_thresholds", torch.full((steps,), NEVER))  # files of before early exit
     return tensors
 
 

@@ -6,7 +6,8 @@ from importlib.metadata import version
 from typing import Any
 
 from ftbc_pl.calibration import CalibrationReport
-from ftbc_pl.evaluation import Accuracies
+from ftbc_pl.energy import EnergyCost
+from ftbc_pl.evaluation import Accuracies, Diagnosis, ExitResult
 from ftbc_pl.reports.results import RunResults
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.sites import SiteRecord, Spread
@@ -21,6 +22,9 @@ def collect_results(
     split: str,
     settings: dict[str, Any],
     links: Mapping[str, str] | None = None,
+    energy: EnergyCost | None = None,
+    early_exit: ExitResult | None = None,
+    diagnosis: Diagnosis | None = None,
 ) -> RunResults:
     """Put the results of a run together.
 
@@ -31,6 +35,9 @@ def collect_results(
         split: ``validation`` or ``test``.
         settings: The configuration of the run.
         links: Where its logs are, as `logger_links` finds them.
+        energy: What the network costs, if that was measured.
+        early_exit: What early exit does, if that was measured.
+        diagnosis: Where the accuracy is lost, if that was measured.
     """
     conversion = snn.report
     return RunResults(
@@ -47,6 +54,9 @@ def collect_results(
         versions={name: version(name) for name in _PACKAGES},
         links=dict(links or {}),
         weights=[] if calibration is None else [asdict(one) for one in calibration.weights],
+        energy=None if energy is None else energy.to_dict(),
+        early_exit=None if early_exit is None else early_exit.to_dict(),
+        diagnosis=None if diagnosis is None else diagnosis.to_dict(),
     )
 
 

@@ -45,6 +45,9 @@ def accuracy_figure(results: RunResults) -> Figure:
         low, high = np.array([(p - results.standard_error(p), p + results.standard_error(p)) for p in accuracies]).T
         axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(steps, accuracies, form, color=colour, label=curve_label(results, key), zorder=4, **style)
+    if results.early_exit is not None:
+        place = results.early_exit["mean_steps"], results.early_exit["accuracy"]
+        axes.plot(*place, "*", color=OTHERS[1], markersize=14, label="SNN, early exit (mean step)", zorder=5)
     _step_axis(axes, results.num_steps)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
@@ -67,6 +70,45 @@ def bias_figure(results: RunResults) -> Figure:
     sites = bias_by_site(results)
     if not sites:
         raise ValueError("expected at least one calibrated site, got none: calibrate the network to draw its bias")
+    return _heat_map(results, sites, "temporal bias, RMS / threshold")
+
+
+def error_figure(results: RunResults) -> Figure:
+    """What each site adds to the error, relative to the ANN's activation, a row per site, a column per step.
+
+    Raises:
+        ValueError: the run was not diagnosed.
+    """
+    if not results.diagnosis:
+        raise ValueError("expected results with a diagnosis, got none: pass one to collect_results")
+    sites = [(site["name"], site["own_error"]) for site in results.diagnosis["sites"]]
+    return _heat_map(results, sites, "error that the site adds, relative to the ANN's activation")
+
+
+def energy_figure(results: RunResults) -> Figure:
+    """Accuracy at t = 1..T against the energy up to t, as a share of the ANN's, a curve per convention.
+
+    Raises:
+        ValueError: energy was not measured.
+    """
+    if not results.energy:
+        raise ValueError("expected results with energy, got none: pass a cost to collect_results")
+    figure, axes = _new_figure(results, height=4.0)
+    accuracies = next(reversed(results.curves.values()))
+    for (name, part), colour in zip(results.energy["conventions"].items(), (CALIBRATED, UNCALIBRATED), strict=False):
+        axes.plot(part["ratio"], accuracies, "o-", color=colour, label=name)
+    axes.axvline(1, color=ANN, linestyle=(0, (5, 3)), linewidth=1.5, label="energy of the ANN")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.set_xlabel("energy up to t, as a share of the ANN's")
+    axes.set_ylabel(f"accuracy ({results.split})")
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.legend(frameon=False, labelcolor=TEXT, fontsize=9)
+    return figure
+
+
+def _heat_map(results: RunResults, sites: Sequence[tuple[str, Sequence[float]]], label: str) -> Figure:
     size = np.array([steps for _, steps in sites])
     figure = Figure(figsize=(WIDTH, 1.9 + ROW_HEIGHT * len(sites)), layout="constrained")
     _title(figure, results)
@@ -83,7 +125,7 @@ def bias_figure(results: RunResults) -> Figure:
     bar = figure.colorbar(image, cax=scale, orientation="horizontal", extend=extend, extendfrac=0.02)
     bar.outline.set_visible(False)
     scale.tick_params(colors=TEXT, length=2, top=True, labeltop=True, bottom=False, labelbottom=False)
-    scale.set_title("temporal bias, RMS / threshold", color=TEXT, fontsize=10)
+    scale.set_title(label, color=TEXT, fontsize=10)
     return figure
 
 

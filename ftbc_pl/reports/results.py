@@ -33,6 +33,8 @@ class RunResults:
     `calibration` are None when calibration is switched off. `conversion` holds the totals of the conversion report.
     `weights` says what the calibration made of each layer's weights; it is empty where they were kept.
     `links` says where the logs of the run are: a URL, or a path seen from the run's folder, by name of the logger.
+    `energy`, `early_exit` and `diagnosis` are the plain values of an `EnergyCost`, an `ExitResult` and a `Diagnosis`,
+    None where they were not measured.
     A further field needs a default, so that files without it stay readable; results.json holds it by itself.
 
     Raises:
@@ -52,6 +54,9 @@ class RunResults:
     versions: dict[str, str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     weights: list[dict[str, Any]] = field(default_factory=list)
+    energy: dict[str, Any] | None = None
+    early_exit: dict[str, Any] | None = None
+    diagnosis: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check lengths and ranges."""

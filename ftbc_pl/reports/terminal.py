@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ftbc_pl.reports.results import RunResults
 from ftbc_pl.reports.sites import site_cells
-from ftbc_pl.reports.wording import percent, summary_line, table_steps
+from ftbc_pl.reports.wording import closing_lines, percent, summary_line, table_steps
 from ftbc_pl.tables import text_table
 
 __all__ = ["accuracy_table", "site_table", "summary_line", "table_steps"]
@@ -15,7 +15,7 @@ _TEXT_COLUMNS = ("site", "kind", "operation", "shape", "from")
 
 
 def accuracy_table(results: RunResults, steps: Sequence[int] | None = None, encoding: str | None = None) -> str:
-    """Accuracy in percent ± standard error at selected steps, and one line that sums the run up.
+    """Accuracy in percent ± standard error at selected steps, and lines that sum the run up.
 
     Args:
         results: What the run measured.
@@ -33,7 +33,8 @@ def accuracy_table(results: RunResults, steps: Sequence[int] | None = None, enco
     for key, accuracies in results.curves.items():
         columns[key] = [percent(accuracies[step - 1], results) for step in steps]
     columns["ANN"] = [percent(results.ann_accuracy, results)] * len(steps)
-    return text_table(columns, zip(*columns.values(), strict=True), last=summary_line(results), encoding=encoding)
+    last = "\n".join([summary_line(results), *closing_lines(results)])
+    return text_table(columns, zip(*columns.values(), strict=True), last=last, encoding=encoding)
 
 
 def site_table(results: RunResults, encoding: str | None = None) -> str:

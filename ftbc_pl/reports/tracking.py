@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run
 
 STEP_KEY = "snn/T"
+CONVENTION = "45nm"  # of the energy that is tracked
 FOLDER_KEY = "output_dir"
 ARTIFACT_NAME = "snn"
 NETWORK_FILE = "snn.safetensors"
@@ -25,6 +26,11 @@ ARTIFACT_FILES = (NETWORK_FILE, "snn.json", RESULTS_FILE, REPORT_FILE)
 def curve_rows(results: RunResults) -> list[dict[str, float]]:
     """One row of metrics for each t = 1..T, keyed by `snn/T`."""
     curves = {_key(name): accuracies for name, accuracies in results.curves.items()}
+    if results.energy is not None:
+        curves |= {
+            "snn/sops": results.energy["sops"],
+            "snn/energy_ratio": results.energy["conventions"][CONVENTION]["ratio"],
+        }
     return [
         {STEP_KEY: step, **{key: accuracies[step - 1] for key, accuracies in curves.items()}}
         for step in range(1, results.num_steps + 1)
@@ -35,11 +41,18 @@ def summary_metrics(results: RunResults) -> dict[str, float]:
     """Flat keys for tables and sweeps.
 
     `snn/accuracy_T4` is the calibrated accuracy at t = 4, `snn/accuracy_final` the accuracy at t = T whatever T is,
-    calibrated where calibration ran. The cost of calibration is `calibration/images`, `…/forward_passes`, `…/seconds`.
+    calibrated where calibration ran. `snn/energy_ratio_T4` is the energy up to t = 4 as a share of the ANN's, by the
+    45 nm convention, `snn/sops_T4` the synaptic operations for an image, where they were measured. The cost of
+    calibration is `calibration/images`, `…/forward_passes`, `…/seconds`.
     """
     metrics: dict[str, float] = {"ann/accuracy": results.ann_accuracy, "snn/accuracy_final": results.accuracy_final}
     for name, accuracies in results.curves.items():
         metrics |= {f"{_key(name)}_T{step}": accuracy for step, accuracy in enumerate(accuracies, 1)}
+    if results.energy is not None:
+        for row in curve_rows(results):
+            metrics |= {f"{key}_T{row[STEP_KEY]}": row[key] for key in ("snn/sops", "snn/energy_ratio")}
+    if results.early_exit is not None:
+        metrics |= {f"snn/exit_{key}": results.early_exit[key] for key in ("accuracy", "mean_steps", "percentile_90")}
     for key, value in (results.calibration or {}).items():
         if isinstance(value, int | float):
             metrics[f"calibration/{key}"] = value

@@ -36,6 +36,27 @@ def summary_line(results: RunResults) -> str:
     return f"{head}, calibrated ({cost['solver']}) with {cost['images']:,} images, {passes}, {cost['seconds']:.1f} s."
 
 
+def closing_lines(results: RunResults) -> list[str]:
+    """What was measured beside the accuracy: energy (two lines), early exit, and the sites that need mending."""
+    lines = []
+    if results.energy is not None:
+        cost = results.energy
+        lines.append(
+            f"{cost['sops'][-1]:,.0f} synaptic operations and {cost['macs'][-1]:,.0f} MACs for an image at T = "
+            f"{results.num_steps}, the ANN has {cost['ann_macs']:,.0f} MACs."
+        )
+        ratios = [f"{100 * part['ratio'][-1]:.1f} % ({name})" for name, part in cost["conventions"].items()]
+        lines.append(f"Energy, as a share of the ANN's: {', '.join(ratios)}. {cost['not_counted']}")
+    if results.early_exit is not None:
+        found = results.early_exit
+        accuracy, mean = percent(found["accuracy"], results), found["mean_steps"]
+        lines.append(
+            f"Early exit: {accuracy} after {mean:.2f} steps in the mean, 90 % of the images within "
+            f"{found['percentile_90']}."
+        )
+    return lines + list((results.diagnosis or {}).get("advice", ()))
+
+
 def facts(results: RunResults) -> dict[str, str]:
     """What the accuracies are those of, in the order in which a reader asks; what is not known is left out."""
     found = {

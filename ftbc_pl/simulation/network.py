@@ -4,7 +4,7 @@ T timesteps of a batch run as T·B rows through the ANN's own forward. Convoluti
 rows alike; at each site the rows are seen as (T, B, ...) again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.functional.readout import mean_readout, weigh
 from ftbc_pl.layers import SpikingNeuron
@@ -43,9 +44,12 @@ class SpikingNetwork(nn.Module):
         readout_weights: How much the output of each step counts in the prediction at each t, (T, T); calibration sets
             them, before they are those of the plain mean.
         corrections: Weights that the timesteps use instead of the ANN's, where a calibration has fitted some.
+        exit_thresholds: Confidence at which an image may stop at each step, (T,); infinite: it may not. A choice of
+            early exit sets them, a calibration takes them back.
     """
 
     readout_weights: Tensor
+    exit_thresholds: Tensor
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class SpikingNetwork(nn.Module):
         self.register_buffer("readout_weights", mean_readout(self.num_steps).float())
         self.corrections = Corrections()
         self._is_calibrated = True
+        self.register_buffer("exit_thresholds", torch.full((self.num_steps,), NEVER))
         self._replay = Replay()
         self.eval()
 
@@ -133,25 +138,35 @@ class SpikingNetwork(nn.Module):
             partial(self._simulate, chunks), images, self._all_modules, tuple(chunks), self._is_calibrated
         )
 
-    def _simulate(self, chunks: list[int], images: Tensor) -> Any:
+    @torch.no_grad()
+    def simulate(self, images: Tensor, visitor: Callable[[int], Simulation]) -> Any:
+        """Simulate as :meth:`forward` does, with visitors of one's own.
+
+        Args:
+            images: (B, ...).
+            visitor: Makes the visitor of a run of K timesteps.
+        """
+        return self._simulate(self.chunks(len(images)), images, visitor)
+
+    def _simulate(self, chunks: list[int], images: Tensor, visitor: Callable[[int], Simulation] = Simulation) -> Any:
         self.reset()
         try:
-            parts = [self.visit(images, Simulation(steps)) for steps in chunks]
+            parts = [self.visit(images, visitor(steps)) for steps in chunks]
         finally:
             self.reset()
         return tree_map(_joined, *parts) if len(parts) > 1 else parts[0]
 
-    def readout(self, outputs: Tensor) -> Tensor:
+    def readout(self, outputs: Any) -> Any:
         """Combine the outputs of the steps so far into the prediction at each t.
 
         Args:
-            outputs: Output of each step, (T, B, num_classes).
+            outputs: Output of each step, (T, B, ...), or a structure of such tensors.
 
         Returns:
-            Logits at t = 1 … T, (T, B, num_classes).
+            Predictions at t = 1 … T, (T, B, ...), logits for a classifier; in the same structure.
         """
         weights = self.readout_weights if self._is_calibrated else mean_readout(self.num_steps)
-        return weigh(outputs, weights)
+        return tree_map(lambda leaf: weigh(leaf, weights) if _is_value(leaf) else leaf, outputs)
 
     def chunks(self, batch_size: int) -> list[int]:
         """Numbers of timesteps to run at once for a batch of that size; they add up to T."""
@@ -192,6 +207,10 @@ class SpikingNetwork(nn.Module):
         self._is_calibrated = use
         for _, site in self.neurons():
             site.use_bias = use
+
+
+def _is_value(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
 def _joined(*parts: Any) -> Any:

@@ -194,10 +194,16 @@ def test_the_readout_is_that_of_all_batches_and_for_the_heuristic_of_the_last_on
     torch.testing.assert_close(snn.readout_weights, least_squares_readout(errors_on(snn, batches[1])))
 
 
-def test_other_outputs_than_logits_keep_the_mean():
-    snn = convert(create("resnet18", features_only=True), 3, batches=[images(2, 32)])
-    report = calibrate_(snn, [images(2, 32)], progress=False)
-    assert report.readout_weights == pytest.approx([1 / 3] * 3)
+def test_several_outputs_share_a_readout_that_comes_closer_to_all_of_them():
+    snn = convert(create("resnet18", features_only=True), 3, batches=[images(2, 32)]).double()
+    batch = images(2, 32).double()
+    calibrate_(snn, [batch], progress=False)
+    ann, outputs = snn.network(batch), snn(batch)
+    products = sum(error_products(o, a) / a.square().sum() for o, a in zip(outputs, ann, strict=True))
+    torch.testing.assert_close(snn.readout_weights, least_squares_readout(products))
+    read = snn.readout(outputs)
+    weights = snn.readout_weights
+    torch.testing.assert_close(read[1][2], sum(weights[2, s] * outputs[1][s] for s in range(3)))
 
 
 def test_nan_names_the_site_and_leaves_the_calibration_alone():

@@ -24,7 +24,8 @@ def test_results_json_holds_what_others_rely_on(tmp_path):
     assert content["conversion"]["spiking"] == 3
     assert content["sites"][0]["source"] == "models/resnet.py:42"
     keys = {"ann", "num_steps", "split", "images", "accuracy", "calibration", "conversion", "sites", "settings"}
-    assert content.keys() == keys | {"versions", "links", "weights", "standard_error"}
+    own = {"versions", "links", "weights", "standard_error", "energy", "early_exit", "diagnosis"}
+    assert content.keys() == keys | own
 
 
 @pytest.mark.parametrize("results", [make_results(), make_results(1, 1), make_uncalibrated_results()])

@@ -1,0 +1,70 @@
+"""What the numbers of a site say about its fault, in one sentence."""
+
+from dataclasses import dataclass
+
+_MOSTLY = 0.5  # of an error, or of the channels
+_LOW_PEAK = 0.5  # thresholds that the largest activation should at least reach
+_SMALL = 0.02  # an own error that needs no mending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The numbers of one site, as :class:`ftbc_pl.evaluation.diagnosis.Diagnosis` has them."""
+
+    site: str
+    own_error: tuple[float, ...]
+    clipped: float
+    rounded: float
+    above: float
+    peak: float
+    dead: float
+    silent: float
+
+    @property
+    def severity(self) -> float:
+        """How much the site needs mending: its own error at T, or its share of dead channels."""
+        return max(self.own_error[-1], self.dead if self.is_dead else 0.0)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether most of its channels are 0 in the ANN."""
+        return self.dead > _MOSTLY
+
+    @property
+    def cause(self) -> str:
+        """``dead``, ``none``, ``clipping``, ``high threshold``, ``levels`` or ``steps``."""
+        own = self.own_error[-1]
+        if self.is_dead:
+            return "dead"
+        if own < _SMALL:
+            return "none"
+        # Squares, since independent errors add up by their squares.
+        if self.clipped**2 > _MOSTLY * own**2:
+            return "clipping"
+        if self.rounded**2 > _MOSTLY * own**2:
+            return "levels"
+        return "high threshold" if self.peak < _LOW_PEAK or self.silent > _MOSTLY else "steps"
+
+
+def advise(finding: Finding) -> str:
+    """One sentence: what the site adds, why, and what would help."""
+    steps = len(finding.own_error)
+    head = f"{finding.site} adds {100 * finding.own_error[-1]:.0f} % at T = {steps}: "
+    texts = {
+        "dead": f"{100 * finding.dead:.0f} % of its channels are 0 in the ANN for all images, so nothing passes them; "
+        "look at the training, not at the conversion",
+        "none": "nothing to mend",
+        "clipping": f"{100 * finding.above:.0f} % of its inputs lie above the threshold; try ftbc.threshold=max, a "
+        "higher percentile, or more training with a learned threshold",
+        "levels": "the ANN rounds its activation to few levels, which spikes do not; train with more levels",
+        "high threshold": f"its largest activation is {100 * finding.peak:.0f} % of the threshold, so it fires rarely "
+        f"({100 * finding.silent:.0f} % of its channels never); try ftbc.threshold=mse or a lower percentile",
+        "steps": f"spikes are too few to tell its values apart{_falling(finding)}; try more timesteps, or calibrate "
+        "with solver=balanced",
+    }
+    return head + texts[finding.cause] + "."
+
+
+def _falling(finding: Finding) -> str:
+    half = finding.own_error[(len(finding.own_error) - 1) // 2]
+    return f" ({100 * half:.0f} % half-way, so its error still falls)" if half > 1.25 * finding.own_error[-1] else ""

@@ -1,0 +1,153 @@
+"""Each site's error is what it adds and what it gets, and the advice fits networks made sick on purpose."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ftbc_pl import calibrate_, convert, diagnose, prepare
+from ftbc_pl.simulation import Simulation
+from tests.digits import classifier, digits
+from tests.networks import images, small_cnn
+
+FIRST, SECOND = "1", "4"
+
+
+def healthy(steps=32, levels=None, **options):
+    batch, _ = digits()
+    return convert(copy.deepcopy(classifier(levels)), steps, batches=[batch[:200]], **options)
+
+
+def unseen():
+    return [digits()[0][800:900]]
+
+
+def cause_of(snn, site):
+    found = {finding.site: finding for finding in diagnose(snn, unseen(), progress=False).findings()}
+    return found[site].cause
+
+
+class Recording(Simulation):
+    """Keeps input and output of each site, (T, B, C, ...)."""
+
+    def __init__(self, steps, kept):
+        super().__init__(steps)
+        self.kept = kept
+
+    def simulate(self, call, site, current, out):
+        x = current.clone()
+        super().simulate(call, site, current, out)
+        self.kept[call.name] = x, out.clone()
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_the_errors_are_those_of_their_definition(chunk):
+    snn = convert(prepare(small_cnn(), "qcfs", levels=4, threshold=0.75), 5, batches=[images()]).double()
+    calibrate_(snn, [images().double()], progress=False)
+    batch, kept, activations = images(6, seed=3).double(), {}, {}
+    snn.time_chunk = chunk
+    sick = diagnose(snn, [batch[:4], batch[4:]], progress=False)
+    snn.time_chunk = 5
+    snn.simulate(batch, lambda steps: Recording(steps, kept))
+    modules = dict(snn.network.named_modules())
+    handles = [
+        modules[name].register_forward_hook(lambda _, __, out, name=name: activations.update({name: out.clone()}))
+        for name in sick.sites
+    ]
+    snn.network(batch)
+    for handle in handles:
+        handle.remove()
+    for row, name in enumerate(sick.sites):
+        a, (x, spikes) = activations[name], kept[name]
+        for t in range(1, 6):
+            mean = spikes[:t].mean(0)
+            wanted = modules[name](x[:t].mean(0))
+            for found, difference in (
+                (sick.error, mean - a), (sick.own_error, mean - wanted), (sick.inherited_error, wanted - a)
+            ):  # fmt: skip
+                assert found[row, t - 1].item() == pytest.approx((difference.norm() / a.norm()).item(), rel=1e-9)
+    # The first site gets the images themselves.
+    assert sick.inherited_error[0].abs().max() < 1e-12
+    assert sick.images == 6
+
+
+def test_a_healthy_network_has_nothing_to_mend():
+    sick = diagnose(healthy(256, threshold="max"), unseen(), progress=False)
+    assert {finding.cause for finding in sick.findings()} == {"none"}
+    assert sick.error[:, -1].max() < 0.05
+
+
+def test_a_threshold_that_is_too_small():
+    snn = healthy()
+    snn.sites[0].threshold.mul_(0.2)
+    sick = diagnose(snn, unseen(), progress=False)
+    assert sick.findings()[0].site == FIRST
+    assert sick.findings()[0].cause == "clipping"
+    share = 100 * sick.above[0].item()
+    assert f"{FIRST} adds" in str(sick)
+    assert f"{share:.0f} % of its inputs lie above the threshold; try ftbc.threshold=max" in str(sick)
+    assert cause_of(snn, SECOND) != "clipping"
+
+
+def test_a_threshold_that_is_too_large():
+    snn = healthy(8)
+    snn.sites[1].threshold.mul_(20)
+    sick = diagnose(snn, unseen(), progress=False)
+    assert sick.findings()[0].site == SECOND
+    assert sick.findings()[0].cause == "high threshold"
+    assert sick.peak[1] < 0.5
+    assert "try ftbc.threshold=mse" in str(sick)
+
+
+def test_a_dead_layer():
+    snn = healthy()
+    snn.network[3].bias.fill_(-1000.0)
+    sick = diagnose(snn, unseen(), progress=False)
+    assert sick.dead.tolist() == [pytest.approx(sick.dead[0].item()), 1.0]
+    assert sick.dead[0] < 0.5
+    assert sick.findings()[0].site == SECOND
+    assert sick.findings()[0].cause == "dead"
+    assert "100 % of its channels are 0 in the ANN" in str(sick)
+    assert bool(sick.error.isfinite().all())
+
+
+def test_too_few_levels():
+    assert cause_of(healthy(64, levels=2), FIRST) == "levels"
+    assert "train with more levels" in str(diagnose(healthy(64, levels=2), unseen(), progress=False))
+    assert cause_of(healthy(8, levels=32), FIRST) != "levels"
+
+
+def test_too_few_steps():
+    snn = healthy(2, threshold="max")
+    assert cause_of(snn, FIRST) == cause_of(snn, SECOND) == "steps"
+    assert "try more timesteps" in str(diagnose(snn, unseen(), progress=False))
+
+
+def test_saturated_channels_are_those_whose_mean_is_above_the_threshold():
+    snn = healthy()
+    batch = unseen()[0]
+    mean = snn.network[:2](batch).mean((0, 2, 3))
+    snn.sites[0].threshold.copy_(torch.where(mean > mean.median(), mean * 0.9, mean * 1.1 + 1e-3))
+    sick = diagnose(snn, [batch], progress=False)
+    assert sick.saturated[0] == (mean > mean.median()).double().mean()
+    source = snn.network[0](batch)
+    theta = snn.sites[0].threshold.view(1, -1, 1, 1)
+    assert sick.above[0].item() == pytest.approx((source > theta).double().mean().item())
+
+
+def test_activations_in_place_are_compared():
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(inplace=True), nn.Linear(9, 4), nn.ReLU(True)).eval()
+    snn = convert(ann, 64, batches=[digits()[0][:100]], threshold="max")
+    sick = diagnose(snn, unseen(), progress=False)
+    assert sick.error[:, -1].max() < 0.05
+
+
+def test_plain_values_and_an_empty_loader():
+    snn = healthy(2)
+    plain = diagnose(snn, unseen(), progress=False).to_dict()
+    assert [site["name"] for site in plain["sites"]] == [FIRST, SECOND]
+    assert len(plain["sites"][0]["error"]) == 2
+    assert len(plain["advice"]) == 2
+    with pytest.raises(ValueError, match="loader is empty"):
+        diagnose(snn, [], progress=False)
