@@ -1,6 +1,5 @@
 """Lightning callbacks: thin adapters between a Trainer and the package."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ftbc_pl.calibration import CalibrationReport
+from ftbc_pl.conversion.copies import copied
 from ftbc_pl.options import RunOptions
 from ftbc_pl.predictions import PredictionWriter
 from ftbc_pl.run import Run, has_validation, network_of, validation_batches, warn_without_validation
@@ -67,8 +67,7 @@ class FTBC(Callback):
         use_atomic_checkpoints(trainer)
         if self.options.enabled:
             check_launcher(trainer)
-            network_of(pl_module, self.options.network)
-            self.run.check(trainer)
+            self.run.check(trainer, network_of(pl_module, self.options.network))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the best checkpoint of the run that is resumed."""
@@ -84,7 +83,7 @@ class FTBC(Callback):
         """Make, measure and write; the last hook of fit, so weight averaging and checkpoints are done."""
         if not self.options.enabled:
             return
-        ann = copy.deepcopy(network_of(pl_module, self.options.network))
+        ann = copied(network_of(pl_module, self.options.network))
         load_trained_weights_(ann, trainer, pl_module, self.options.network)
         snn = self.run.make(trainer, ann)
         if has_validation(trainer):
