@@ -319,3 +319,19 @@ def test_which_is_said_before_the_training():
     with pytest.warns(UserWarning, match="There are no validation images") as caught:
         main(["fit", *QUICK, "--trainer.limit_val_batches=0", "--trainer.fast_dev_run=false"])
     assert caught
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others():
+    process = start("fit", *LONGER, "--trainer.devices=2", "--trainer.max_epochs=50", "--ftbc.output_dir=out")
+    try:
+        wait_for("runs/**/last.ckpt", process)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        other = next(pid for pid in children if b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes())
+        os.kill(int(other), signal.SIGKILL)
+        process.wait(timeout=10)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode != 0
+    assert not Path("out/results.json").exists()
