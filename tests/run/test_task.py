@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ftbc_pl.data import DigitsData
 from ftbc_pl.layers import QCFS, ClippedReLU
+from ftbc_pl.run import network_of
 from ftbc_pl.schedules import Cosine, OneCycle
-from ftbc_pl.task import ImageClassifier, network_of
+from ftbc_pl.task import ImageClassifier
 
 
 def quiet_trainer(tmp_path, **settings):
