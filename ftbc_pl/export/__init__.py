@@ -1,0 +1,6 @@
+"""Spiking networks for other software: NIR for neuromorphic tools, ONNX for runtimes."""
+
+from ftbc_pl.export.errors import ExportError
+from ftbc_pl.export.nir import export_nir
+
+__all__ = ["ExportError", "export_nir"]
