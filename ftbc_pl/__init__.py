@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ftbc_pl.conversion import convert as convert
     from ftbc_pl.conversion import prepare as prepare
     from ftbc_pl.evaluation import evaluate as evaluate
+    from ftbc_pl.export import export_nir as export_nir
+    from ftbc_pl.export import export_onnx as export_onnx
     from ftbc_pl.io import load_snn as load_snn
     from ftbc_pl.io import save_snn as save_snn
     from ftbc_pl.layers import Activation as Activation
@@ -39,6 +41,8 @@ _HOMES = {
     "convert": "ftbc_pl.conversion",
     "create_network": "ftbc_pl.models",
     "evaluate": "ftbc_pl.evaluation",
+    "export_nir": "ftbc_pl.export",
+    "export_onnx": "ftbc_pl.export",
     "load_snn": "ftbc_pl.io",
     "prepare": "ftbc_pl.conversion",
     "register_activation": "ftbc_pl.layers",

@@ -90,16 +90,24 @@ class Naive:
 
 
 def snntorch_run(graph, images):
-    """Run the file in snnTorch, as it reads it but for three properties of its neurons, image by image."""
-    network = import_from_nir(graph)
-    neurons = {name: network.get_submodule(name.replace(".", "_")) for name in sites(graph)}
+    """Run the file in snnTorch, as it reads it but for its weights' 32 bits and three properties of its neurons.
+
+    Image by image, since it takes the dimensions of NIR's Flatten for those of a tensor with a batch.
+    """
+    network, neurons = snntorch_network(graph)
+    if images.dtype == torch.float64:
+        network.double()
+        for name, node in graph.nodes.items():  # it reads them as 32-bit numbers
+            if isinstance(node, nir.Conv2d | nir.Affine):
+                layer = network.get_submodule(name.replace(".", "_"))
+                layer.weight.data, layer.bias.data = _double(node.weight), _double(node.bias)
     spikes = {name: [] for name in neurons}
     for name, neuron in neurons.items():
-        assert neuron.reset_mechanism == "subtract"
         neuron.beta.fill_(1)  # it reads an IF node as one that leaks, with beta = 0.9
         neuron.reset_delay = True  # without it a membrane that is above θ after its spike loses θ again, unfired
         neuron.init_hidden = True  # it would hand on a tuple of spikes and membrane
         neuron.register_forward_hook(lambda _m, _i, out, name=name: spikes[name].append(out != 0))
+        neuron.register_forward_hook(lambda _m, _i, out: out.to(images.dtype))  # its spikes are 32-bit numbers
     outputs = []
     with torch.no_grad():
         for image in inputs(graph, images).unbind(1):
@@ -112,6 +120,12 @@ def snntorch_run(graph, images):
     shape = len(images), int(graph.metadata["num_steps"])
     stacked = [torch.stack(steps).unflatten(0, shape).transpose(0, 1) for steps in spikes.values()]
     return torch.stack(outputs).unflatten(0, shape).transpose(0, 1), stacked
+
+
+def snntorch_network(graph):
+    """The network that snnTorch makes of a graph, and its neurons by site."""
+    network = import_from_nir(graph)
+    return network, {name: network.get_submodule(name.replace(".", "_")) for name in sites(graph)}
 
 
 def _double(values):

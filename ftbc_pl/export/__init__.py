@@ -2,5 +2,6 @@
 
 from ftbc_pl.export.errors import ExportError
 from ftbc_pl.export.nir import export_nir
+from ftbc_pl.export.onnx import export_onnx
 
-__all__ = ["ExportError", "export_nir"]
+__all__ = ["ExportError", "export_nir", "export_onnx"]

@@ -2,8 +2,8 @@
 
 NIR (Pedersen et al., Nature Communications 2024, doi 10.1038/s41467-024-52259-9) has integrate-and-fire neurons without
 an initial membrane and without a bias that changes over time. Both are said exactly by T clock inputs: input t is 1 at
-step t and 0 at all others, and a linear map of them into each population holds v0 in its first column and the bias of
-step t in column t. Membranes are in units of θ, so that every threshold is 1 and spikes are 0 or 1: θ is multiplied into
+step t and 0 at all others, and a linear map of them into each population holds the bias of step t in column t, and v0
+in the first one. Membranes are in units of θ, so that every threshold is 1 and spikes are 0 or 1: θ is multiplied into
 the weights behind a population and divided out of those before it.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ftbc_pl.export.errors import ExportError, InexpressibleError
 from ftbc_pl.export.graph import Graph, Node, Stream
 from ftbc_pl.export.record import record
+from ftbc_pl.export.ties import head_start
 from ftbc_pl.files import atomic_path
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation import SpikingNetwork
@@ -62,8 +63,7 @@ def nir_graph(snn: SpikingNetwork) -> Any:
     import nir
 
     builder = _Builder(snn)
-    dtype = next((p.dtype for p in snn.network.parameters() if p.dtype.is_floating_point), torch.float32)
-    nodes = {name: _node(builder.graph, name, dtype) for name in builder.graph.nodes}
+    nodes = {name: _node(builder.graph, name, builder.dtype) for name in builder.graph.nodes}
     edges = [(source, name) for name, node in builder.graph.nodes.items() for source in node.inputs]
     metadata = {
         "num_steps": snn.num_steps,
@@ -83,6 +83,7 @@ class _Builder:
     def __init__(self, snn: SpikingNetwork) -> None:
         self.graph = Graph()
         self.steps = snn.num_steps
+        self.dtype = next((p.dtype for p in snn.network.parameters() if p.dtype.is_floating_point), torch.float32)
         self.sites: list[str] = []
         size = tuple(snn.input_size)
         if len(size) not in (1, 3):
@@ -105,7 +106,7 @@ class _Builder:
     def _neurons(self, call: Call, site: SpikingNeuron, current: Stream) -> Stream:
         theta = site.threshold.detach().double().cpu()
         bias = site.temporal_bias.detach().double().cpu() / theta
-        bias[0] += site.v0
+        bias[0] += site.v0 + head_start(self.dtype)
         clock = self._clocked(f"{call.name}.clock", bias.T, current.shape)
         sources = self.graph.plain(current.scaled(1 / theta))
         spikes = self.graph.add(call.name, Node("neurons", [*sources, clock], current.shape))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftbc_pl.export.errors import ExportError
+from ftbc_pl.export.ties import head_start
 from ftbc_pl.files import atomic_path
 from ftbc_pl.functional.neuron import per_channel
 from ftbc_pl.functional.readout import weigh
@@ -56,6 +57,7 @@ def export_onnx(
             output_names=["outputs", "predictions", *names],
             dynamic_shapes=shapes,
             dynamo=True,
+            optimize=False,  # takes as long as all the rest; runtimes do so when they load a model
             verbose=False,
         )
     except Exception as error:  # the code of the network decides
@@ -74,7 +76,7 @@ class _Unrolled(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         visitor = _Functional(self.snn.num_steps)
         outputs = self.snn.visit(images, visitor)
-        return (outputs, self.snn.readout(outputs), *(visitor.spikes if self.spikes else ()))
+        return outputs, self.snn.readout(outputs), *((fired != 0).to(fired) for fired in visitor.spikes if self.spikes)
 
 
 class _Functional(Simulation):
@@ -87,17 +89,18 @@ class _Functional(Simulation):
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         current = self.unfold(x, call.static[0])
         theta = site.theta(current.ndim - 1, current.dtype)
-        bias = per_channel(site.temporal_bias.to(current.dtype), current.ndim - 1, site.channel_dim)
-        potential = theta * site.v0
-        steps = []
-        for step in range(self.num_steps):
-            potential = potential + current[step] + bias[step]
-            spikes = (potential >= theta).to(current.dtype)
-            potential = potential - theta * spikes
-            steps.append(spikes)
-        fired = torch.stack(steps)
+        # One addition for all steps: every operation per step is one more node of the model.
+        driven = current + per_channel(site.temporal_bias.to(current.dtype), current.ndim - 1, site.channel_dim)
+        silent = torch.zeros((), dtype=current.dtype, device=current.device)
+        membrane = theta * (site.v0 + head_start(current.dtype))
+        outputs = []
+        for drive in driven.unbind(0):
+            potential = membrane + drive
+            outputs.append(torch.where(potential >= theta, theta, silent))
+            membrane = potential - outputs[-1]
+        fired = torch.stack(outputs)
         self.spikes.append(fired)
-        return (fired * theta).flatten(0, 1)
+        return fired.flatten(0, 1)
 
     def rate_exact(
         self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
