@@ -2,7 +2,6 @@
 
 import nir
 import numpy as np
-import snntorch
 import torch
 from snntorch.import_nir import import_from_nir
 from torch.nn import functional as F

@@ -8,6 +8,7 @@ the weights behind a population and divided out of those before it.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ftbc_pl.export.errors import ExportError, InexpressibleError
 from ftbc_pl.export.graph import Graph, Node, Stream
+from ftbc_pl.export.packages import required
 from ftbc_pl.export.record import record
 from ftbc_pl.export.ties import head_start
 from ftbc_pl.files import atomic_path
@@ -26,8 +28,8 @@ from ftbc_pl.tracing import Call
 IMAGE, CLOCK, INPUT, OUTPUT = "image", "clock", "input", "output"
 
 _FEED = (
-    "Input channels 0 to image_channels - 1 are the image, the same at every step. The num_steps channels after them are "
-    "a clock: at step t (1 to num_steps), channel image_channels + t - 1 is 1 at every place, the others are 0."
+    "Input channels 0 to image_channels - 1 are the image, the same at every step. The num_steps channels after them "
+    "are a clock: at step t (1 to num_steps), channel image_channels + t - 1 is 1 at every place, the others are 0."
 )
 _NEURON = (
     "At each step v <- v + input, spike = (v >= v_threshold), v <- v - v_threshold * spike: reset by subtraction, no "
@@ -44,25 +46,22 @@ def export_nir(snn: SpikingNetwork, path: str | os.PathLike[str]) -> None:
 
     Args:
         snn: The spiking network.
-        path: The file, such as ``out/snn.nir``; its folder must exist.
+        path: The file, such as ``out/snn.nir``; its folder is made.
 
     Raises:
         ExportError: NIR can't say some operations; lists all of them and what would avoid each.
         ImportError: The package ``nir`` is not installed.
         OSError: The file can't be written; one that was there is as it was.
     """
-    import nir  # only users of this function need it
-
-    graph = nir_graph(snn)
+    nir, graph = required("nir"), nir_graph(snn)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         nir.write(temporary, graph)
 
 
 def nir_graph(snn: SpikingNetwork) -> Any:
     """The network as a ``nir.NIRGraph``; arguments and errors as :func:`export_nir`."""
-    import nir
-
-    builder = _Builder(snn)
+    nir, builder = required("nir"), _Builder(snn)
     nodes = {name: _node(builder.graph, name, builder.dtype) for name in builder.graph.nodes}
     edges = [(source, name) for name, node in builder.graph.nodes.items() for source in node.inputs]
     metadata = {
@@ -151,9 +150,7 @@ def _spread(places: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, tupl
 
 def _node(graph: Graph, name: str, dtype: torch.dtype) -> Any:
     """A node in NIR's own classes."""
-    import nir
-
-    node = graph.nodes[name]
+    nir, node = required("nir"), graph.nodes[name]
     before = graph.nodes[node.inputs[0]].shape if node.inputs else ()
     if node.kind in ("convolution", "linear", "mix"):
         assert node.weight is not None

@@ -6,16 +6,15 @@ rate-exact sites have one copy of their few operations per step. The readout is 
 
 import os
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ftbc_pl.export.errors import ExportError
-from ftbc_pl.export.ties import head_start
+from ftbc_pl.export.packages import required
 from ftbc_pl.files import atomic_path
 from ftbc_pl.functional.neuron import per_channel
-from ftbc_pl.functional.readout import weigh
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.simulation.visitors import Simulation
@@ -32,7 +31,7 @@ def export_onnx(
 
     Args:
         snn: The spiking network.
-        path: The file, such as ``out/snn.onnx``; its folder must exist. It holds the weights, up to 2 GB.
+        path: The file, such as ``out/snn.onnx``; its folder is made. It holds the weights, up to 2 GB.
         batch_size: Batch size of the model; left out: any, for networks whose code does not fix it.
         spikes: Whether each site's spikes, (T, B, ...) of 0 and 1, are outputs too, in forward order, named
             ``spikes/<site>``.
@@ -42,26 +41,29 @@ def export_onnx(
         ImportError: The packages are not installed.
         OSError: The file can't be written; one that was there is as it was.
     """
-    import onnx  # noqa: F401 - only users of this function need it
-
+    for package in ("onnx", "onnxscript"):
+        required(package)
     model = _Unrolled(snn, spikes).eval()
     device = snn.device
     example = torch.zeros(batch_size or 2, *snn.input_size, dtype=_dtype(snn), device=device)
     names = [f"spikes/{call.name}" for call, _ in snn.neurons()] if spikes else []
     shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
     try:
+        # Here, since torch.onnx.export tries other ways where this one fails, which fix the batch.
+        exported = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
         program = torch.onnx.export(
-            model,
-            (example,),
+            exported,
             input_names=["images"],
             output_names=["outputs", "predictions", *names],
-            dynamic_shapes=shapes,
             dynamo=True,
             optimize=False,  # takes as long as all the rest; runtimes do so when they load a model
             verbose=False,
         )
     except Exception as error:  # the code of the network decides
-        raise ExportError("ONNX", [str(error)]) from error
+        advice = "" if batch_size else "pass batch_size= if the network's code looks at the size of its batch; "
+        raise ExportError("ONNX", [f"(network): {advice}{type(error).__name__}: {error}"]) from error
+    assert program is not None  # as dynamo=True promises
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         program.save(temporary)
 
@@ -89,13 +91,13 @@ class _Functional(Simulation):
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         current = self.unfold(x, call.static[0])
         theta = site.theta(current.ndim - 1, current.dtype)
-        # One addition for all steps: every operation per step is one more node of the model.
-        driven = current + per_channel(site.temporal_bias.to(current.dtype), current.ndim - 1, site.channel_dim)
+        bias = per_channel(site.temporal_bias.to(current.dtype), current.ndim - 1, site.channel_dim)
         silent = torch.zeros((), dtype=current.dtype, device=current.device)
-        membrane = theta * (site.v0 + head_start(current.dtype))
+        membrane = theta * site.v0
         outputs = []
-        for drive in driven.unbind(0):
-            potential = membrane + drive
+        # In the order of the simulation: many neurons share a membrane that a rounding puts above or below θ.
+        for drive, correction in zip(current.unbind(0), bias.unbind(0), strict=True):
+            potential = membrane + drive + correction
             outputs.append(torch.where(potential >= theta, theta, silent))
             membrane = potential - outputs[-1]
         fired = torch.stack(outputs)

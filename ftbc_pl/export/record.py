@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ftbc_pl.conversion.fold import fold_batch_norm_
 from ftbc_pl.export.errors import ExportError, InexpressibleError
-from ftbc_pl.export.graph import Graph, Node, Stream
+from ftbc_pl.export.graph import Graph, Stream
 from ftbc_pl.export.operations import OPERATIONS, Operation
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation import SpikingNetwork
@@ -31,8 +31,10 @@ _ADVICE = {
 }
 _OTHERWISE = "use convolutions, linear layers, batch normalisation, average pooling, sums and ReLU, or use export_onnx"
 
+Neurons = Callable[[Call, SpikingNeuron, Stream], Stream]
 
-def record(snn: SpikingNetwork, image: Stream, graph: Graph, neurons: Callable[[Call, SpikingNeuron, Stream], Stream]) -> Stream:
+
+def record(snn: SpikingNetwork, image: Stream, graph: Graph, neurons: Neurons) -> Stream:
     """Run the ANN once, with batch normalisation folded, and add its operations to a graph.
 
     Args:
@@ -58,13 +60,7 @@ def record(snn: SpikingNetwork, image: Stream, graph: Graph, neurons: Callable[[
             recorder.keep(example, image)
             with recorder:
                 outputs = network(example)
-        output = recorder.stream(outputs) if isinstance(outputs, Tensor) else None
-    if output is None:
-        recorder.problems.append("(output): the network has several outputs: wrap it in a module that returns one tensor")
-    if recorder.problems:
-        raise ExportError("NIR", recorder.problems)
-    assert output is not None
-    return output
+        return recorder.output(outputs)
 
 
 class _Recorder(TorchFunctionMode):
@@ -74,7 +70,7 @@ class _Recorder(TorchFunctionMode):
         network: nn.Module,
         path: list[str],
         graph: Graph,
-        neurons: Callable[[Call, SpikingNeuron, Stream], Stream],
+        neurons: Neurons,
     ) -> None:
         super().__init__()
         self.network, self.path, self.graph, self.neurons = network, path, graph, neurons
@@ -98,6 +94,24 @@ class _Recorder(TorchFunctionMode):
         if tensor._version != version:
             raise InexpressibleError("a view of its input was changed in place: use operations that return new tensors")
         return stream
+
+    def output(self, outputs: Any) -> Stream:
+        """What the network returned.
+
+        Raises:
+            ExportError: That, or some operation before, has no counterpart.
+        """
+        try:
+            found = self.stream(outputs)
+        except InexpressibleError as error:
+            self.problems.append(f"(output): {error}")
+        else:
+            if not isinstance(found, Stream):
+                self.problems.append("(output): it is no single tensor: wrap the network in a module that returns one")
+        if self.problems:
+            raise ExportError("NIR", self.problems)
+        assert isinstance(found, Stream)
+        return found
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -152,6 +166,3 @@ class _Recorder(TorchFunctionMode):
         path = self.path[-1] if self.path else ""
         leaf = path and not any(True for _ in self.network.get_submodule(path).children())
         return path if leaf or not name else f"{path}.{name}".strip(".")
-
-
-__all__ = ["Node", "record"]

@@ -6,7 +6,7 @@ membrane. Ours fires at ``>=``; software that adds up in another order, or fires
 
 import torch
 
-_ROUNDINGS = 16
+_ROUNDINGS = 4
 
 
 def head_start(dtype: torch.dtype) -> float:
