@@ -5,6 +5,7 @@ earlier or later, and the layers behind it multiply that.
 """
 
 import copy
+import sys
 
 import nir
 import pytest
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ftbc_pl import calibrate_, convert, create_network, export_nir, prepare
-from ftbc_pl.export import ExportError
+from ftbc_pl import calibrate_, convert, create_network, export_nir, prepare, save_snn
+from ftbc_pl.export import ExportError, export
 from ftbc_pl.models import load_weights
 from tests.documentation import ROOT
 from tests.networks import images, randomise_, small_cnn
@@ -244,3 +245,23 @@ def test_what_nir_or_its_readers_would_take_for_something_else_is_refused(functi
     snn = convert(ann.double(), 2, batches=[images().double()]).double()
     with pytest.raises(ExportError, match=text):
         export_nir(snn, tmp_path / "snn.nir")
+
+
+def test_a_saved_network_is_exported_and_no_file_overwritten_unasked(tmp_path):
+    ann = prepare(create_network("cifar_resnet20", num_classes=10), "qcfs").eval()
+    save_snn(convert(ann, 2), tmp_path / "snn")
+    export(tmp_path, "nir", tmp_path / "new" / "snn.nir")
+    assert len(nir.read(tmp_path / "new" / "snn.nir").metadata["sites"].split("\n")) == 19
+    with pytest.raises(FileExistsError, match="overwrite"):
+        export(tmp_path, "nir", tmp_path / "new" / "snn.nir")
+    export(tmp_path, "nir", tmp_path / "new" / "snn.nir", overwrite=True)
+    with pytest.raises(ValueError, match=r"nir or onnx.*'pt'"):
+        export(tmp_path, "pt", tmp_path / "snn.pt")
+    with pytest.raises(FileNotFoundError):
+        export(tmp_path / "nowhere", "onnx", tmp_path / "snn.onnx")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nir", None)
+    with pytest.raises(ImportError, match=r"'nir'.*pip install 'ftbc_pl\[export\]'"):
+        export_nir(spiking(small_cnn(), images()), tmp_path / "snn.nir")
