@@ -175,8 +175,8 @@ def test_the_tables_of_the_readme_are_what_was_measured(monkeypatch, capsys):
 
 
 def test_exported(cifar_like, monkeypatch, capsys):
-    options = "--num_steps 1 --images 2 --calibration 20 --validation 20 --batch_sizes 1 2 --runs 1".split()
-    run(monkeypatch, "exported", "--data", str(cifar_like), *options)
+    options = ["--num_steps=1", "--images=2", "--calibration=20", "--validation=20", "--runs=1"]
+    run(monkeypatch, "exported", "--data", str(cifar_like), "--batch_sizes", "1", "2", *options)
     printed = capsys.readouterr().out
     assert float(re.search(r"([\d.]+)% of neurons", printed)[1]) > 99
     assert [row[0] for row in table_of(printed)[2:]] == ["1", "2"]
