@@ -174,6 +174,14 @@ def test_the_tables_of_the_readme_are_what_was_measured(monkeypatch, capsys):
             assert block.strip() in readme, command
 
 
+def test_exported(cifar_like, monkeypatch, capsys):
+    options = ["--num_steps=1", "--images=2", "--calibration=20", "--validation=20", "--runs=1"]
+    run(monkeypatch, "exported", "--data", str(cifar_like), "--batch_sizes", "1", "2", *options)
+    printed = capsys.readouterr().out
+    assert float(re.search(r"([\d.]+)% of neurons", printed)[1]) > 99
+    assert [row[0] for row in table_of(printed)[2:]] == ["1", "2"]
+
+
 @pytest.mark.skipif("FTBC_AUTHORS" not in os.environ, reason="FTBC_AUTHORS names no checkout of the authors' code")
 def test_the_authors_networks_compute_what_ours_do_before_calibration():
     import trained
