@@ -20,6 +20,8 @@ from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.simulation.visitors import Simulation
 from ftbc_pl.tracing import Call
 
+_LARGEST = 2**31  # bytes, a limit of the file format
+
 
 def export_onnx(
     snn: SpikingNetwork, path: str | os.PathLike[str], *, batch_size: int | None = None, spikes: bool = False
@@ -37,12 +39,15 @@ def export_onnx(
             ``spikes/<site>``.
 
     Raises:
-        ExportError: The network's code can't be exported; says why.
+        ExportError: The network's code can't be exported, or its weights are too many; says why.
         ImportError: The packages are not installed.
         OSError: The file can't be written; one that was there is as it was.
     """
     for package in ("onnx", "onnxscript"):
         required(package)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*snn.parameters(), *snn.buffers()))
+    if size >= _LARGEST:
+        raise ExportError("ONNX", [f"(network): an ONNX file holds 2 GB, the weights are {size / 2**30:.1f}"])
     model = _Unrolled(snn, spikes).eval()
     device = snn.device
     example = torch.zeros(batch_size or 2, *snn.input_size, dtype=_dtype(snn), device=device)

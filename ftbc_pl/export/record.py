@@ -148,18 +148,23 @@ class _Recorder(TorchFunctionMode):
 
     def _read(self, op: Operation, site: tuple[Call, nn.Module] | None) -> None:
         """Add one operation to the graph."""
-        if site is not None and site[0].kind is Kind.SPIKING:
+        spiking = site is not None and site[0].kind is Kind.SPIKING
+        handler = OPERATIONS.get(op.name)
+        if not spiking and (handler is None or site is not None):
+            advice = next((text for name, text in _ADVICE.items() if op.name.startswith(name)), _OTHERWISE)
+            raise InexpressibleError(advice)
+        if any(not leaf.terms for leaf in tree_leaves((op.args, op.kwargs)) if isinstance(leaf, Stream)):
+            self.keep(op.out, Stream((), op.shape))  # follows one that has no counterpart
+        elif spiking:
+            assert site is not None
             call, neuron = site
             assert isinstance(neuron, SpikingNeuron)
             if call.channel_dim != 1:
                 raise InexpressibleError("the channels of its input are not the second dimension: permute before it")
             self.keep(op.out, self.neurons(call, neuron, op.stream))
-            return
-        handler = OPERATIONS.get(op.name)
-        if handler is None or site is not None:
-            advice = next((text for name, text in _ADVICE.items() if op.name.startswith(name)), _OTHERWISE)
-            raise InexpressibleError(advice)
-        self.keep(op.out, handler(self.graph, op))
+        else:
+            assert handler is not None
+            self.keep(op.out, handler(self.graph, op))
 
     def _place(self, name: str) -> str:
         """Path of the module that runs, and the name of the operation where the module has parts."""

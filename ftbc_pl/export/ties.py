@@ -1,7 +1,7 @@
-"""A head start for membranes, so that those meant to be at their threshold fire wherever the network runs.
+"""A head start for membranes, so that those that are exactly at their threshold fire wherever the network runs.
 
-Calibration puts the threshold exactly at the membrane of some neuron, and all neurons whose inputs are silent share one
-membrane. Ours fires at ``>=``; software that adds up in another order, or fires at ``>``, would leave all of them out.
+All neurons of a channel whose inputs are silent share one membrane, and a calibration may put the threshold there. Ours
+fires at ``>=``; software that fires at ``>``, or adds up in another order, would leave all of them out.
 """
 
 import torch

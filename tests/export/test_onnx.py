@@ -80,3 +80,9 @@ def test_code_that_looks_at_the_batch_is_refused_with_what_to_do(tmp_path):
         export_onnx(snn, tmp_path / "snn.onnx")
     assert not (tmp_path / "snn.onnx").exists()
     export_onnx(snn, tmp_path / "snn.onnx", batch_size=2)
+
+
+def test_weights_that_no_file_can_hold_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("ftbc_pl.export.onnx._LARGEST", 1000)
+    with pytest.raises(ExportError, match="2 GB"):
+        export_onnx(spiking(small_cnn()), tmp_path / "snn.onnx")
