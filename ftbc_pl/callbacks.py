@@ -28,7 +28,8 @@ class FTBC(Callback):
     Afterwards :attr:`snn`, :attr:`report` and :attr:`folder` hold the network, what the calibration did, and where all
     was saved.
 
-    The datamodule must have ``calibration_dataloader(batch_size, num_batches)``, as those of :mod:`ftbc_pl.data` do.
+    Calibration images come from the datamodule's ``calibration_dataloader(batch_size, num_batches)``, which those of
+    :mod:`ftbc_pl.data` have, or else from the data set of the training loader.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -78,6 +79,7 @@ class FTBC(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what will be missing at the end."""
         if self.options.enabled:
+            self.run.check_training_images(trainer)
             warn_without_validation(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

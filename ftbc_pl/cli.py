@@ -54,6 +54,7 @@ class FTBCCLI(LightningCLI):
             "test": skipped,
             "predict": skipped | {"return_predictions"},
             "calibrate": skipped,
+            "export": {"model", "datamodule"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -23,6 +23,7 @@ from ftbc_pl.evaluation import Accuracies, Comparison
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
+from ftbc_pl.loaders import calibration_loader, offers_calibration_images
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
@@ -71,9 +72,19 @@ class Run:
             TypeError: There are no calibration images.
         """
         self.claim(trainer)
-        self._calibration_loader(trainer)
+        if offers_calibration_images(getattr(trainer, "datamodule", None)):
+            self._calibration_loader(trainer)
         if self.options.compile:
             check_compiler(run_device(trainer))
+
+    def check_training_images(self, trainer: Trainer) -> None:
+        """Find out at the start of a training whether its images can serve to calibrate, where no others are offered.
+
+        Raises:
+            TypeError: They can't.
+        """
+        if not offers_calibration_images(getattr(trainer, "datamodule", None)):
+            self._calibration_loader(trainer)
 
     def check_folder(self) -> None:
         """Find out before anything is started whether the given folder can be written to.
@@ -180,13 +191,7 @@ class Run:
         return names
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
-        data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "calibration_dataloader"):
-            raise TypeError(
-                "FTBC takes calibration images from the datamodule's calibration_dataloader(batch_size, num_batches), "
-                f"which {type(data).__name__} has not: use a ftbc_pl.data module or add the method."
-            )
-        return data.calibration_dataloader(self.options.batch_size, self.options.num_batches)
+        return calibration_loader(trainer, self.options.batch_size, self.options.num_batches)
 
 
 def run_device(trainer: Trainer) -> torch.device:
