@@ -18,13 +18,13 @@ def export(
 
     Args:
         snn_path: Folder or file of the saved network.
-        format: ``nir`` or ``onnx``.
+        format: `nir` or `onnx`.
         output: The file.
         overwrite: Whether a file that is there may be replaced.
 
     Raises:
         ValueError: The format is unknown, the saved network is damaged, or the format can't say it.
-        FileExistsError: The file is there, and ``overwrite`` is not set.
+        FileExistsError: The file is there, and `overwrite` is not set.
         FileNotFoundError: There is no saved network.
         ImportError: A package is not installed.
     """

@@ -17,8 +17,8 @@ class Node:
     """One node; what several inputs hand it is added up.
 
     Attributes:
-        kind: ``input``, ``output``, ``convolution``, ``linear``, ``mix`` (a linear map of the channels, the same at
-            every place), ``average`` (pooling), ``flatten`` or ``neurons``.
+        kind: `input`, `output`, `convolution`, `linear`, `mix` (a linear map of the channels, the same at
+            every place), `average` (pooling), `flatten` or `neurons`.
         inputs: Names of the nodes that it reads.
         shape: Shape of its output.
         weight: (O, C, kh, kw) of a convolution, (O, I) of a linear layer or a mix; float64.
@@ -83,7 +83,7 @@ class Graph:
         return Stream((Term(unique, torch.ones(node.shape[0], dtype=torch.float64)),), node.shape)
 
     def plain(self, stream: Stream) -> list[str]:
-        """Nodes whose outputs add up to the stream; scales become nodes, which :meth:`merge` may do away with."""
+        """Nodes whose outputs add up to the stream; scales become nodes, which `merge` may do away with."""
         return [self._scaled(term, stream.shape) for term in stream.terms]
 
     def shared(self, stream: Stream) -> tuple[list[str], Tensor]:
@@ -94,7 +94,7 @@ class Graph:
         return self.plain(stream), torch.ones(stream.shape[0], dtype=torch.float64)
 
     def mix(self, name: str, sources: list[str], weight: Tensor, bias: Tensor, shape: tuple[int, ...]) -> Stream:
-        """Add a linear map of the channels: ``weight`` (O, C), ``bias`` (O,), ``shape`` of the output."""
+        """Add a linear map of the channels: `weight` (O, C), `bias` (O,), `shape` of the output."""
         return self.add(name, Node("mix", sources, shape, weight, bias))
 
     def _scaled(self, term: Term, shape: tuple[int, ...]) -> str:

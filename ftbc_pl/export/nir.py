@@ -39,18 +39,18 @@ _READOUT = "Row t - 1 of readout_weights holds the weights of the outputs of ste
 
 
 def export_nir(snn: SpikingNetwork, path: str | os.PathLike[str]) -> None:
-    """Write a spiking network, calibrated or not, as a NIR graph; needs the package ``nir``.
+    """Write a spiking network, calibrated or not, as a NIR graph; needs the package `nir`.
 
-    The metadata of the graph says how to feed it and what its neurons do: ``num_steps``, ``image_channels``, ``feed``,
-    ``neuron``, ``readout``, ``readout_weights`` (T, T), and ``sites``, the names of the neurons in forward order.
+    The metadata of the graph says how to feed it and what its neurons do: `num_steps`, `image_channels`, `feed`,
+    `neuron`, `readout`, `readout_weights` (T, T), and `sites`, the names of the neurons in forward order.
 
     Args:
         snn: The spiking network.
-        path: The file, such as ``out/snn.nir``; its folder is made.
+        path: The file, such as `out/snn.nir`; its folder is made.
 
     Raises:
         ExportError: NIR can't say some operations; lists all of them and what would avoid each.
-        ImportError: The package ``nir`` is not installed.
+        ImportError: The package `nir` is not installed.
         OSError: The file can't be written; one that was there is as it was.
     """
     nir, graph = required("nir"), nir_graph(snn)
@@ -60,7 +60,7 @@ def export_nir(snn: SpikingNetwork, path: str | os.PathLike[str]) -> None:
 
 
 def nir_graph(snn: SpikingNetwork) -> Any:
-    """The network as a ``nir.NIRGraph``; arguments and errors as :func:`export_nir`."""
+    """The network as a `nir.NIRGraph`; arguments and errors as `export_nir`."""
     nir, builder = required("nir"), _Builder(snn)
     nodes = {name: _node(builder.graph, name, builder.dtype) for name in builder.graph.nodes}
     edges = [(source, name) for name, node in builder.graph.nodes.items() for source in node.inputs]
@@ -136,7 +136,7 @@ class _Builder:
 
 
 def _spread(places: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
-    """The smallest square kernel and the stride with which a convolution makes ``wanted`` places."""
+    """The smallest square kernel and the stride with which a convolution makes `wanted` places."""
     for kernel in range(1, min(places) + 1):
         strides = []
         for before, after in zip(places, wanted, strict=True):

@@ -26,17 +26,17 @@ _LARGEST = 2**31  # bytes, a limit of the file format
 def export_onnx(
     snn: SpikingNetwork, path: str | os.PathLike[str], *, batch_size: int | None = None, spikes: bool = False
 ) -> None:
-    """Write a spiking network, calibrated or not, as an ONNX model; needs the packages ``onnx`` and ``onnxscript``.
+    """Write a spiking network, calibrated or not, as an ONNX model; needs the packages `onnx` and `onnxscript`.
 
-    The model takes ``images`` (B, ...) and gives ``outputs``, the output of each step, (T, B, classes), and
-    ``predictions``, (T, B, classes), what the readout makes of them at t = 1 … T.
+    The model takes `images` (B, ...) and gives `outputs`, the output of each step, (T, B, classes), and
+    `predictions`, (T, B, classes), what the readout makes of them at t = 1 … T.
 
     Args:
         snn: The spiking network.
-        path: The file, such as ``out/snn.onnx``; its folder is made. It holds the weights, up to 2 GB.
+        path: The file, such as `out/snn.onnx`; its folder is made. It holds the weights, up to 2 GB.
         batch_size: Batch size of the model; left out: any, for networks whose code does not fix it.
         spikes: Whether each site's spikes, (T, B, ...) of 0 and 1, are outputs too, in forward order, named
-            ``spikes/<site>``.
+            `spikes/<site>`.
 
     Raises:
         ExportError: The network's code can't be exported, or its weights are too many; says why.

@@ -107,7 +107,7 @@ def _batch_norm(graph: Graph, op: Operation) -> Stream:
 
 
 def _affine(graph: Graph, op: Operation, stream: Stream, scale: Tensor, shift: Tensor) -> Stream:
-    """Channels times ``scale`` plus ``shift``, (C,) each."""
+    """Channels times `scale` plus `shift`, (C,) each."""
     if not bool(shift.any()):
         return stream.scaled(scale)
     sources, common = graph.shared(stream)

@@ -1,7 +1,7 @@
 """A head start for membranes, so that those that are exactly at their threshold fire wherever the network runs.
 
 All neurons of a channel whose inputs are silent share one membrane, and a calibration may put the threshold there. Ours
-fires at ``>=``; software that fires at ``>``, or adds up in another order, would leave all of them out.
+fires at `>=`; software that fires at `>`, or adds up in another order, would leave all of them out.
 """
 
 import torch
