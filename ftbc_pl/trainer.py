@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.plugins import Precision
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from ftbc_pl.callbacks import FTBC, PredictionWriter
 from ftbc_pl.evaluation.module import SpikingClassifier
-from ftbc_pl.export import export
 from ftbc_pl.io import load_calibration, load_snn
 from ftbc_pl.models import load_weights
 from ftbc_pl.run import Run, network_of
@@ -148,29 +146,6 @@ class FTBCTrainer(Trainer):
         module = SpikingClassifier(self.run.place(self, load_snn(snn_path)))
         with self._full_precision(), self._own_weights():
             return super().predict(module, dataloaders, datamodule, return_predictions)
-
-    def export(
-        self,
-        model: LightningModule | None = None,
-        datamodule: LightningDataModule | None = None,
-        *,
-        snn_path: str,
-        format: Literal["nir", "onnx"],
-        output: str,
-        overwrite: bool = False,
-    ) -> None:
-        """Write a saved spiking network as a file for other software.
-
-        Args:
-            model: Not used; the saved network is all that is needed.
-            datamodule: Not used.
-            snn_path: Folder or file of the saved network.
-            format: nir, the exchange format of neuromorphic software, or onnx.
-            output: The file.
-            overwrite: Whether a file that is there may be replaced.
-        """
-        export(snn_path, format, output, overwrite)
-        rank_zero_info(f"Wrote {output}.")
 
     def _evaluate_saved(self, path: str, datamodule: LightningDataModule | None, split: str) -> None:
         run = self.run

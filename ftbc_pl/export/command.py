@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Literal, get_args
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from ftbc_pl.export.nir import export_nir
 from ftbc_pl.export.onnx import export_onnx
 from ftbc_pl.io import load_snn
@@ -34,3 +36,4 @@ def export(
         raise FileExistsError(f"expected a new file to write, got {output}, which exists: name another or overwrite it")
     snn = load_snn(snn_path)
     (export_nir if format == "nir" else export_onnx)(snn, output)
+    rank_zero_info(f"Wrote {output}.")
