@@ -128,8 +128,9 @@ def test_cost_of_calibration(monkeypatch, capsys):
 def test_cost_of_inference(monkeypatch, capsys):
     run(monkeypatch, "cost", "inference", "--batch_size", "2", "--runs", "1")
     rows = table_of(capsys.readouterr().out)[2:]
-    assert [row[0] for row in rows[::2]] == ["cifar_resnet20", "cifar_vgg16"]
-    assert [row[0] for row in rows[1::2]] == [f"{row[0]}, neurons compiled" for row in rows[::2]]
+    assert [row[0] for row in rows[::3]] == ["cifar_resnet20 at 32×32", "cifar_vgg16 at 32×32"]
+    assert [row[0] for row in rows[1::3]] == [f"{row[0]}, folded" for row in rows[::3]]
+    assert [row[0] for row in rows[2::3]] == [f"{row[0]}, neurons compiled" for row in rows[::3]]
     assert all(float(row[3]) > 0 for row in rows)
 
 
