@@ -21,21 +21,21 @@ __all__ = ["FTBC", "PredictionWriter"]
 
 
 class FTBC(Callback):
-    """Forward Temporal Bias Correction at the end of ``fit``.
+    """Forward Temporal Bias Correction at the end of `fit`.
 
     Takes the weights of the best checkpoint (the last ones if there is none), converts the network, calibrates it in
     one forward per batch of training images, saves it, measures it on the validation images and writes the results.
-    Afterwards :attr:`snn`, :attr:`report` and :attr:`folder` hold the network, what the calibration did, and where all
+    Afterwards `snn`, `report` and `folder` hold the network, what the calibration did, and where all
     was saved.
 
-    The datamodule must have ``calibration_dataloader(batch_size, num_batches)``, as those of :mod:`ftbc_pl.data` do.
+    The datamodule must have `calibration_dataloader(batch_size, num_batches)`, as those of `ftbc_pl.data` do.
     """
 
     def __init__(self, **options: Any) -> None:
         """Create the callback.
 
         Args:
-            **options: Those of :class:`ftbc_pl.options.RunOptions`.
+            **options: Those of `ftbc_pl.options.RunOptions`.
 
         Raises:
             TypeError: A keyword is no option.
@@ -47,12 +47,12 @@ class FTBC(Callback):
 
     @property
     def snn(self) -> SpikingNetwork | None:
-        """The spiking network, after ``fit``."""
+        """The spiking network, after `fit`."""
         return self.run.snn
 
     @property
     def report(self) -> CalibrationReport | None:
-        """What the calibration did, after ``fit``."""
+        """What the calibration did, after `fit`."""
         return self.run.report
 
     @property

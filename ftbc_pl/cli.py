@@ -185,7 +185,7 @@ def _shipped_config(argument: str, previous: str) -> str:
 
 
 def data_first(arguments: Sequence[str]) -> list[str]:
-    """Put ``--data`` before options of the section data, of which the parser knows nothing until then."""
+    """Put `--data` before options of the section data, of which the parser knows nothing until then."""
     own = [i for i, argument in enumerate(arguments) if argument == "--data" or argument.startswith("--data=")]
     options = [i for i, argument in enumerate(arguments) if argument.startswith("--data.")]
     if len(own) != 1 or not options or options[0] > own[0]:

@@ -1,6 +1,6 @@
 """What follows a training, in one folder: make (convert → calibrate → save), measure, write (results, report, logs).
 
-The trainer's subcommands and the callback both use a :class:`Run`, so all of them leave the same files.
+The trainer's subcommands and the callback both use a `Run`, so all of them leave the same files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,7 +35,7 @@ class Settings(Callback):
     """Holds the whole configuration of a run, as YAML, to be written beside its results."""
 
     def __init__(self, text: str) -> None:
-        """Hold ``text``."""
+        """Hold `text`."""
         self.text = text
 
     @classmethod
@@ -116,7 +116,7 @@ class Run:
             self._output = self.folder = None
 
     def make(self, trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
-        """Convert and calibrate ``ann`` in 32 bits on the trainer's device, and save the result."""
+        """Convert and calibrate `ann` in 32 bits on the trainer's device, and save the result."""
         self.claim(trainer)
         options = self.options
         loader = self._calibration_loader(trainer)

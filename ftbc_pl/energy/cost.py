@@ -87,7 +87,7 @@ class EnergyCost:
         """Energy up to t, (T,), of MACs and synaptic operations.
 
         Args:
-            convention: ``45nm``, ``neuromorphic``, or one of your own.
+            convention: `45nm`, `neuromorphic`, or one of your own.
 
         Raises:
             ValueError: There is no such convention.
