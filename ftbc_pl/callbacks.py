@@ -1,6 +1,5 @@
 """Lightning callbacks: thin adapters between a Trainer and the package."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ftbc_pl.calibration import CalibrationReport
+from ftbc_pl.conversion.copies import copied
 from ftbc_pl.options import RunOptions
 from ftbc_pl.predictions import PredictionWriter
 from ftbc_pl.run import Run, has_validation, network_of, validation_batches, warn_without_validation
@@ -68,8 +68,7 @@ class FTBC(Callback):
         use_atomic_checkpoints(trainer)
         if self.options.enabled:
             check_launcher(trainer)
-            network_of(pl_module, self.options.network)
-            self.run.check(trainer)
+            self.run.check(trainer, network_of(pl_module, self.options.network))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the best checkpoint of the run that is resumed."""
@@ -79,14 +78,14 @@ class FTBC(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what will be missing at the end."""
         if self.options.enabled:
-            self.run.check_training_images(trainer)
+            self.run.check_training_images(trainer, network_of(pl_module, self.options.network))
             warn_without_validation(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make, measure and write; the last hook of fit, so weight averaging and checkpoints are done."""
         if not self.options.enabled:
             return
-        ann = copy.deepcopy(network_of(pl_module, self.options.network))
+        ann = copied(network_of(pl_module, self.options.network))
         load_trained_weights_(ann, trainer, pl_module, self.options.network)
         snn = self.run.make(trainer, ann)
         if has_validation(trainer):

@@ -2,6 +2,7 @@
 only; the dynamics are in `ftbc_pl.functional`.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
@@ -19,6 +20,7 @@ from ftbc_pl.registry import ACTIVATIONS
 
 # What takes the place of a threshold at or below zero: θ/L and L/θ are still numbers of 32 bits.
 _SMALLEST_THRESHOLD = 1e-5
+_log = logging.getLogger(__name__)
 
 
 class Activation(nn.Module):
@@ -67,6 +69,12 @@ class Activation(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation, with a threshold that is positive in both."""
+        if not self.threshold.is_meta and bool((self.threshold <= 0).any()):
+            _log.warning(
+                "The threshold %.4g of an activation (%s) is set to %g, since it must be positive: its site hardly "
+                "passes anything on. Train with a smaller learning rate, or from a larger threshold.",
+                self.threshold.detach().min().item(), type(self).__name__, _SMALLEST_THRESHOLD,
+            )  # fmt: skip
         self.keep_positive_()
         return super().train(mode)
 

@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from typing import Any, Literal, Self, TypeVar
 
 from ftbc_pl.registry import SOLVERS
@@ -53,6 +54,8 @@ class Options:
     def _at_least_one(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise TypeError(f"{name} must be a whole number, got {value!r}.")
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
 

@@ -29,6 +29,7 @@ from ftbc_pl.reports import accuracy_table, log_results, write_report_html, writ
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.tracking import logger_links
 from ftbc_pl.safety.output import OutputFolder, check_unused
+from ftbc_pl.safety.trial import check_convertible
 
 
 class Settings(Callback):
@@ -63,28 +64,34 @@ class Run:
         self.report: CalibrationReport | None = None
         self._output: OutputFolder | None = None  # in the process that writes
 
-    def check(self, trainer: Trainer) -> None:
-        """Find out before a training what would go wrong after it: claim the folder, look at data and compiler.
+    def check(self, trainer: Trainer, network: nn.Module) -> None:
+        """Find out before a training what would go wrong after it: claim the folder, try data, compiler and conversion.
 
         Raises:
+            ConversionError: The network can't be converted.
             FileExistsError: The given folder holds another run's results.
             RuntimeError: The neurons are to be compiled and can't be.
             TypeError: There are no calibration images.
         """
         self.claim(trainer)
-        if offers_calibration_images(getattr(trainer, "datamodule", None)):
-            self._calibration_loader(trainer)
         if self.options.compile:
             check_compiler(run_device(trainer))
+        if offers_calibration_images(getattr(trainer, "datamodule", None)):
+            self._try(trainer, network)
 
-    def check_training_images(self, trainer: Trainer) -> None:
-        """Find out at the start of a training whether its images can serve to calibrate, where no others are offered.
+    def check_training_images(self, trainer: Trainer, network: nn.Module) -> None:
+        """The same for images of the training loader, which is there once the training begins.
 
         Raises:
-            TypeError: They can't.
+            ConversionError: The network can't be converted.
+            TypeError: The images can't serve to calibrate.
         """
         if not offers_calibration_images(getattr(trainer, "datamodule", None)):
-            self._calibration_loader(trainer)
+            self._try(trainer, network)
+
+    def _try(self, trainer: Trainer, network: nn.Module) -> None:
+        loader = self._calibration_loader(trainer)
+        check_convertible(network, loader, self.options.part(ConversionOptions))
 
     def check_folder(self) -> None:
         """Find out before anything is started whether the given folder can be written to.

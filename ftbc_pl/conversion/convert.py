@@ -67,6 +67,8 @@ def convert(
         ValueError: An argument is out of range, or thresholds must be measured and `batches` is missing.
     """
     chosen = ConversionOptions.of({"num_steps": num_steps} | options, "convert")
+    if isinstance(ann, SpikingNetwork):
+        raise TypeError("This is a spiking network already: convert its ANN anew, which is its attribute network.")
     ann = unwrapped(ann)
     check_activations(ann)
     network = copied_without_wrappers(ann).eval().requires_grad_(False)

@@ -58,9 +58,21 @@ class SpikingClassifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Make the spiking network, if there is none: Lightning calls this when processes and data are ready."""
+        self._check_classes()
         (ann,) = self._ann
         if self._make is not None and ann is not None and not hasattr(self, "snn"):
             self.snn = self._make(self.trainer, ann)
+
+    def _check_classes(self) -> None:
+        """Check that network and data have the same classes, where both say how many; one output decides between two.
+
+        Raises:
+            ValueError: They have not.
+        """
+        own = getattr(self.network, "num_classes", None)
+        found = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
+        if own and found and found != max(own, 2):
+            raise ValueError(f"The network has {own} classes, the data {found}: give the data that it was trained for.")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the prediction at each step, (T, B, num_classes)."""

@@ -332,6 +332,11 @@ def test_what_is_no_module(thing):
         unwrapped(thing)
 
 
+def test_a_spiking_network_is_not_converted_again():
+    with pytest.raises(TypeError, match="a spiking network already"):
+        convert(convert(small_cnn().eval(), 2, batches=[images()]), 2, batches=[images()])
+
+
 # Networks and images that don't fit
 
 

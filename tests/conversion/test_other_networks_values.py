@@ -108,6 +108,15 @@ def test_training_can_not_drive_a_threshold_to_zero_or_below():
     convert(network, 2, batches=[images()])
 
 
+def test_a_threshold_that_is_set_is_said(caplog):
+    network = prepare(small_cnn(), "qcfs", levels=4, threshold=1.0).train()
+    network.eval()
+    assert caplog.text == ""
+    network[5].threshold.data.fill_(-0.3)
+    network.eval()
+    assert "The threshold -0.3 of an activation (QCFS) is set to 1e-05" in caplog.text
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_positive_thresholds_keep_their_bits_and_nan_is_not_hidden(dtype):
     site = QCFS(4).to(dtype).train()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftbc_pl import offline
 from ftbc_pl.cli import data_first, main
+from ftbc_pl.command import offline
 from ftbc_pl.command.endings import message
 from ftbc_pl.command.offline import can_connect, choose_offline
 from ftbc_pl.predictions import KnownImages, decided_at, harmless

@@ -83,3 +83,9 @@ def test_a_fraction_is_no_percentile(value):
 def test_percentiles_out_of_range_are_refused(value):
     with pytest.raises(ValueError, match="percentile"):
         ConversionOptions(threshold=value)
+
+
+@pytest.mark.parametrize("value", ["4", 2.5])
+def test_counts_are_whole_numbers(value):
+    with pytest.raises(TypeError, match=f"num_steps must be a whole number, got {value!r}"):
+        ConversionOptions(num_steps=value)

@@ -1,0 +1,35 @@
+"""A trial before a training: whether its network can be converted after it."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ftbc_pl.conversion import convert
+from ftbc_pl.conversion.batch import first_batches
+from ftbc_pl.conversion.copies import copied
+from ftbc_pl.options import ConversionOptions
+
+
+def check_convertible(network: nn.Module, loader: Any, options: ConversionOptions) -> None:
+    """Convert the network as it is before the training, on two images, and drop the result.
+
+    What can't be converted is known before a training then, not after it. The training draws the same random numbers as
+    without a trial.
+
+    Args:
+        network: The network; it is left as it is.
+        loader: The images for the calibration.
+        options: How it will be converted.
+
+    Raises:
+        ConversionError: It can't be copied, or some sites can't be converted.
+    """
+    network = copied(network).float()
+    with isolate_rng(), torch.no_grad():
+        (images,) = first_batches(loader, 1)
+        if any(is_lazy(parameter) for parameter in network.parameters()):
+            network.eval()(images[:2])  # lazy layers get their sizes
+        convert(network, example=images[:2], check=False, measure=False, **options.to_dict())
