@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ftbc_pl import SpikingNetwork, calibrate_, convert, prepare
-from ftbc_pl.calibration.solvers import SOLVERS
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.models import create_network
 
@@ -83,7 +82,7 @@ def calibration(args: argparse.Namespace) -> None:
         sites = len(list(snn.neurons()))
         # Each returns the number of its forwards.
         things: dict[str, Callable[[], int]] = {"layer by layer": partial(layer_by_layer, snn, images)}
-        for solver in SOLVERS:
+        for solver in ("heuristic", "exact", "balanced"):
             things[solver] = partial(_calibrate, snn, images, solver)
         if args.authors_repo and name == "cifar_resnet20":
             authors = Authors(args.authors_repo)

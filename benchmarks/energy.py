@@ -1,6 +1,6 @@
 """Energy and early exit of a trained network on CIFAR-10: synaptic operations, MACs, mean steps.
 
-python benchmarks/energy.py --root DATA --network cifar10_r20_qcfs4
+python benchmarks/energy.py --data FOLDER --network cifar10_r20_qcfs4
 """
 
 import argparse
@@ -14,14 +14,14 @@ from ftbc_pl import calibrate_, choose_exit_, convert, evaluate_exit, measure_en
 
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True, help="folder with train.tar and test.tar of class folders")
+    parser.add_argument("--data", required=True, help="folder with train.tar and test.tar of class folders")
     parser.add_argument("--network", default="cifar10_r20_qcfs4", choices=names())
     parser.add_argument("--num_steps", type=int, default=8)
     parser.add_argument("--loss", type=float, default=0.005)
     parser.add_argument("--images", type=int, default=10_000, help="test images")
     parser.add_argument("--exit_images", type=int, default=2_000, help="validation images that early exit is set on")
     given = parser.parse_args(args)
-    data = Cifar10(given.root)
+    data = Cifar10(given.data)
     calibration = data.calibration(200, 1, 0)
     snn = convert(load(given.network), given.num_steps, batches=calibration)
     snn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

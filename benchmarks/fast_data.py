@@ -1,7 +1,7 @@
 """CIFAR-10 for a machine that is reached by small files: packed without loss, unpacked on all cores, augmented there.
 
 A folder of class folders becomes a few files of WebP images and, beside them in each, the classes and the validation
-images that :mod:`trained` holds out.
+images that `trained` holds out.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Cifar10Images:
     """CIFAR-10 in memory.
 
     Attributes:
-        pixels: All images, (N, 3, 32, 32), ``uint8``: first those to train with, then the test images.
+        pixels: All images, (N, 3, 32, 32), `uint8`: first those to train with, then the test images.
         labels: Classes, (N,).
         held_out: Indices of the validation images.
         tested: Index of the first test image.
@@ -43,7 +43,7 @@ class Cifar10Images:
     tested: int
 
     def part(self, role: str, device: str) -> tuple[Tensor, Tensor]:
-        """Images, ``uint8`` (N, 3, 32, 32), and classes of a role (train, val, test)."""
+        """Images, `uint8` (N, 3, 32, 32), and classes of a role (train, val, test)."""
         kept = torch.ones(self.tested, dtype=torch.bool)
         kept[self.held_out] = False
         indices = {"train": kept.nonzero()[:, 0], "val": self.held_out}.get(role, torch.arange(len(self.labels)))
@@ -52,7 +52,7 @@ class Cifar10Images:
 
 
 def pack(images: Cifar10Images, folder: Path, parts: int = 2) -> list[Path]:
-    """Write the images into ``parts`` files of about the same size.
+    """Write the images into `parts` files of about the same size.
 
     Returns:
         The files.
@@ -76,7 +76,7 @@ def pack(images: Cifar10Images, folder: Path, parts: int = 2) -> list[Path]:
 
 
 def unpack(paths: Sequence[Path]) -> Cifar10Images:
-    """Read the images from all files that :func:`pack` wrote, in any order.
+    """Read the images from all files that `pack` wrote, in any order.
 
     Raises:
         ValueError: A file is missing, or what is decoded is not what was packed.
@@ -127,7 +127,7 @@ def _digest(pixels: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """Normalise images (N, 3, H, W) of ``uint8`` with the mean and deviation of CIFAR-10."""
+    """Normalise images (N, 3, H, W) of `uint8` with the mean and deviation of CIFAR-10."""
     mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) * 255 for values in (CIFAR_MEAN, CIFAR_STD))
     return (pixels.float() - mean) * (1 / std)
 

@@ -16,8 +16,8 @@ SCALE = ".scale"
 
 
 def compact(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round weights of more than :data:`SMALL_BYTES`: large matrices to 8 bits with a scale per row,
-    kernels to ``float16``.
+    """Round weights of more than `SMALL_BYTES`: large matrices to 8 bits with a scale per row,
+    kernels to `float16`.
 
     Everything else (thresholds, biases, normalisation, the last layer) stays as it is.
     """
@@ -34,7 +34,7 @@ def compact(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expand(rounded: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights from what :func:`compact` made, in ``float16`` where they were rounded."""
+    """Weights from what `compact` made, in `float16` where they were rounded."""
     weights = {}
     for name, value in rounded.items():
         if not name.endswith(SCALE):
@@ -43,7 +43,7 @@ def expand(rounded: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write(rounded: dict[str, Tensor], folder: Path, name: str) -> None:
-    """Write weights to ``name.safetensors``, or to ``name.safetensors.0`` and so on, each file whole at any time."""
+    """Write weights to `name.safetensors`, or to `name.safetensors.0` and so on, each file whole at any time."""
     content = save(rounded)
     parts = [content[start : start + SMALL_BYTES] for start in range(0, len(content), SMALL_BYTES)]
     for index, part in enumerate(parts):
@@ -54,7 +54,7 @@ def write(rounded: dict[str, Tensor], folder: Path, name: str) -> None:
 
 
 def read(folder: Path, name: str) -> dict[str, Tensor]:
-    """Read what :func:`write` wrote."""
+    """Read what `write` wrote."""
     whole = folder / f"{name}.safetensors"
     parts = [whole] if whole.exists() else sorted(folder.glob(f"{name}.safetensors.*"))
     return load(b"".join(path.read_bytes() for path in parts))

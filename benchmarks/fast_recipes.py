@@ -1,4 +1,4 @@
-"""The networks that :mod:`train_gpu` trains: what they are, where they start and what they learn from."""
+"""The networks that `train_gpu` trains: what they are, where they start and what they learn from."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +61,7 @@ def build(model: dict[str, str | int], activation: str, weights: Path | None = N
 
 
 def initial(recipe: Recipe, images: Tensor) -> nn.Module:
-    """The network to train, its thresholds at what a ReLU puts out for normalised ``images`` (B, 3, H, W)."""
+    """The network to train, its thresholds at what a ReLU puts out for normalised `images` (B, 3, H, W)."""
     relu = build(recipe.model, "relu", WEIGHTS / f"{recipe.start}.safetensors" if recipe.start else None)
     relu.to(images.device)
     if recipe.start is None:

@@ -23,7 +23,7 @@ class Step:
     """
 
     def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], batch_size: int) -> None:
-        """Prepare the step; ``loss`` gets the batch and its classes, and runs the network."""
+        """Prepare the step; `loss` gets the batch and its classes, and runs the network."""
         parameter = next(network.parameters())
         self.network, self.loss = network, loss
         self.images = torch.zeros(batch_size, 3, 32, 32, device=parameter.device, dtype=compute_type(parameter.device))
@@ -96,7 +96,7 @@ def compute_type(device: torch.device) -> torch.dtype:
 
 
 def logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Run a network in the type of :func:`compute_type`."""
+    """Run a network in the type of `compute_type`."""
     # The cache of cast weights must not outlive a recording.
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda, cache_enabled=False):
         return network(images).float()
@@ -124,7 +124,7 @@ def distilled_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, smoo
 
 
 def optimiser(network: nn.Module, weight_decay: float) -> torch.optim.SGD:
-    """SGD whose groups say by ``scale`` what part of the learning rate they get.
+    """SGD whose groups say by `scale` what part of the learning rate they get.
 
     Thresholds are not decayed, and move at a tenth of the rate: their gradients are sums over all activations.
     """
@@ -139,7 +139,7 @@ def optimiser(network: nn.Module, weight_decay: float) -> torch.optim.SGD:
 
 
 def learning_rate(progress: float, peak: float, warmup: float = 0.04) -> float:
-    """A linear rise to ``peak`` and half a cosine to 0, at ``progress`` in 0..1."""
+    """A linear rise to `peak` and half a cosine to 0, at `progress` in 0..1."""
     if progress < warmup:
         return peak * (0.02 + 0.98 * progress / warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))

@@ -49,7 +49,7 @@ class Training:
     """One network, its images on the device, and the best weights so far."""
 
     def __init__(self, name: str, recipe: Recipe, images: Cifar10Images, output: Path, stop: float) -> None:
-        """Make the network; ``stop`` is when to stop, in seconds since 1970."""
+        """Make the network; `stop` is when to stop, in seconds since 1970."""
         self.name, self.recipe, self.output = name, recipe, output
         self.setting_up, self.stop = time.time(), stop
         self.device = device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -80,7 +80,7 @@ class Training:
 
     @torch.no_grad()
     def accuracy(self, role: str) -> float:
-        """Top-1 accuracy on all images of a role, in 0..1, in ``float32``."""
+        """Top-1 accuracy on all images of a role, in 0..1, in `float32`."""
         self.network.eval()
         pixels, labels = self.parts[role]
         batches = zip(pixels.split(500), labels.split(500), strict=True)
@@ -123,7 +123,7 @@ class Training:
         return time.time() - self.begin
 
     def run_epoch(self, progress: float, share: float) -> float:
-        """One epoch, which begins at ``progress`` and is expected to take ``share`` of the time; returns the rate."""
+        """One epoch, which begins at `progress` and is expected to take `share` of the time; returns the rate."""
         pixels, labels = self.parts["train"]
         order = torch.randperm(len(labels), device=self.device)
         images = self.recipe.augmentation(normalise(pixels[order])).to(self.step.images.dtype)

@@ -48,9 +48,9 @@ class Cifar10:
     """CIFAR-10 in three roles; what is selected is selected on validation images."""
 
     def __init__(self, root: str, download: bool = False, validation: int = 5000, device: str = "cpu") -> None:
-        """Name a folder with train.tar and test.tar of class folders, or torchvision's files if ``download``.
+        """Name a folder with train.tar and test.tar of class folders, or torchvision's files if `download`.
 
-        Batches of images to calibrate and to evaluate with lie on ``device``.
+        Batches of images to calibrate and to evaluate with lie on `device`.
         """
         self.root, self.download, self.validation, self.device = root, download, validation, device
         self._batches: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
@@ -67,7 +67,7 @@ class Cifar10:
         return data
 
     def batches(self, role: str, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Batches of ``count`` images of a role (val, test), spread evenly over it."""
+        """Batches of `count` images of a role (val, test), spread evenly over it."""
         if (role, count) not in self._batches:
             images = self.data.images(role)  # type: ignore[arg-type]
             if count > len(images):

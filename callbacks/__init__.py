@@ -1,4 +1,4 @@
-"""Lightning callbacks of ftbc_pl under a short name; :mod:`ftbc_pl.callbacks` holds them."""
+"""Lightning callbacks of ftbc_pl under a short name; `ftbc_pl.callbacks` holds them."""
 
 from ftbc_pl.callbacks import FTBC, PredictionWriter
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ftbc_pl.evaluation import evaluate as evaluate
     from ftbc_pl.evaluation import evaluate_exit as evaluate_exit
     from ftbc_pl.evaluation import evaluate_outputs as evaluate_outputs
+    from ftbc_pl.export import export_nir as export_nir
+    from ftbc_pl.export import export_onnx as export_onnx
     from ftbc_pl.io import load_snn as load_snn
     from ftbc_pl.io import save_snn as save_snn
     from ftbc_pl.layers import Activation as Activation
@@ -50,6 +52,8 @@ _HOMES = {
     "evaluate": "ftbc_pl.evaluation",
     "evaluate_exit": "ftbc_pl.evaluation",
     "evaluate_outputs": "ftbc_pl.evaluation",
+    "export_nir": "ftbc_pl.export",
+    "export_onnx": "ftbc_pl.export",
     "load_snn": "ftbc_pl.io",
     "measure_energy": "ftbc_pl.energy",
     "prepare": "ftbc_pl.conversion",

@@ -1,4 +1,4 @@
-"""``python -m ftbc_pl``."""
+"""`python -m ftbc_pl`."""
 
 from ftbc_pl.cli import main
 

@@ -21,21 +21,22 @@ __all__ = ["FTBC", "PredictionWriter"]
 
 
 class FTBC(Callback):
-    """Forward Temporal Bias Correction at the end of ``fit``.
+    """Forward Temporal Bias Correction at the end of `fit`.
 
     Takes the weights of the best checkpoint (the last ones if there is none), converts the network, calibrates it in
     one forward per batch of training images, saves it, measures it on the validation images and writes the results.
-    Afterwards :attr:`snn`, :attr:`report` and :attr:`folder` hold the network, what the calibration did, and where all
+    Afterwards `snn`, `report` and `folder` hold the network, what the calibration did, and where all
     was saved.
 
-    The datamodule must have ``calibration_dataloader(batch_size, num_batches)``, as those of :mod:`ftbc_pl.data` do.
+    Calibration images come from the datamodule's `calibration_dataloader(batch_size, num_batches)`, which those of
+    `ftbc_pl.data` have, or else from the data set of the training loader.
     """
 
     def __init__(self, **options: Any) -> None:
         """Create the callback.
 
         Args:
-            **options: Those of :class:`ftbc_pl.options.RunOptions`.
+            **options: Those of `ftbc_pl.options.RunOptions`.
 
         Raises:
             TypeError: A keyword is no option.
@@ -47,12 +48,12 @@ class FTBC(Callback):
 
     @property
     def snn(self) -> SpikingNetwork | None:
-        """The spiking network, after ``fit``."""
+        """The spiking network, after `fit`."""
         return self.run.snn
 
     @property
     def report(self) -> CalibrationReport | None:
-        """What the calibration did, after ``fit``."""
+        """What the calibration did, after `fit`."""
         return self.run.report
 
     @property
@@ -77,6 +78,7 @@ class FTBC(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what will be missing at the end."""
         if self.options.enabled:
+            self.run.check_training_images(trainer, network_of(pl_module, self.options.network))
             warn_without_validation(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

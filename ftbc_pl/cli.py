@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import Namespace, auto_cli, get_loader, set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerCallable, OptimizerCallable
@@ -22,6 +22,7 @@ from ftbc_pl.command.endings import say_how_it_ended
 from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, check_path, hyper_parameters
 from ftbc_pl.command.offline import choose_offline
 from ftbc_pl.data import ClassificationData
+from ftbc_pl.export import export
 from ftbc_pl.run import Settings
 from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
 from ftbc_pl.safety.launching import check_launcher
@@ -31,7 +32,8 @@ from ftbc_pl.task import ImageClassifier
 from ftbc_pl.trainer import FTBCTrainer
 
 DESCRIPTION = """Train an image classifier, convert it to a spiking network, calibrate it with FTBC in one forward pass
-and measure its accuracy at every timestep."""
+and measure its accuracy at every timestep. A further subcommand, export, writes a saved spiking network for other
+software: see ftbc-pl export --help."""
 
 
 _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
@@ -139,6 +141,10 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = [_shipped_config(a, before) for before, a in zip(["", *given], given, strict=False)]
     stopping = Stopping()
     try:
+        if arguments[:1] == ["export"]:
+            # It takes neither model nor data nor trainer.
+            auto_cli(export, as_positional=False, args=arguments[1:], prog="ftbc-pl export")
+            return
         with _arguments(data_first(arguments)), stopping.handled():
             FTBCCLI(
                 ImageClassifier,
@@ -185,7 +191,7 @@ def _shipped_config(argument: str, previous: str) -> str:
 
 
 def data_first(arguments: Sequence[str]) -> list[str]:
-    """Put ``--data`` before options of the section data, of which the parser knows nothing until then."""
+    """Put `--data` before options of the section data, of which the parser knows nothing until then."""
     own = [i for i, argument in enumerate(arguments) if argument == "--data" or argument.startswith("--data=")]
     options = [i for i, argument in enumerate(arguments) if argument.startswith("--data.")]
     if len(own) != 1 or not options or options[0] > own[0]:

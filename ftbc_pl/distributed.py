@@ -16,14 +16,14 @@ def is_distributed() -> bool:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """Add ``values`` of all processes, in place and on every process."""
+    """Add `values` of all processes, in place and on every process."""
     if is_distributed():
         dist.all_reduce(values)
     return values
 
 
 def maximum_over_processes(values: Tensor) -> Tensor:
-    """Take the element-wise maximum of ``values`` of all processes, in place and on every process."""
+    """Take the element-wise maximum of `values` of all processes, in place and on every process."""
     if is_distributed():
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
@@ -35,7 +35,7 @@ def merge_over_processes() -> Merge:
 
 
 def gather_over_processes(values: Tensor, dim: int) -> Tensor:
-    """Join ``values`` of all processes along ``dim``, of any length there, in the order of the processes."""
+    """Join `values` of all processes along `dim`, of any length there, in the order of the processes."""
     if not is_distributed():
         return values
     parts: list[Any] = [None] * dist.get_world_size()
@@ -44,7 +44,7 @@ def gather_over_processes(values: Tensor, dim: int) -> Tensor:
 
 
 def in_any_process(condition: bool, device: torch.device) -> bool:
-    """Whether ``condition`` holds in at least one process: one answer for all, so that all go on or all raise."""
+    """Whether `condition` holds in at least one process: one answer for all, so that all go on or all raise."""
     if not is_distributed():
         return condition
     return bool(maximum_over_processes(torch.tensor([int(condition)], device=device)).item())
@@ -67,7 +67,7 @@ def progress_bar(items: Any = None, title: str = "", shown: bool = True, **setti
         items: What to go through; left out: the caller updates the bar.
         title: What is going on.
         shown: Whether to show one at all.
-        **settings: Other arguments of ``tqdm``.
+        **settings: Other arguments of `tqdm`.
     """
     hidden = not shown or not is_main_process()
     return tqdm(items, desc=title, disable=hidden or None, **settings)  # None: not where there is no terminal

@@ -61,12 +61,12 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> None:
 
 
 def to_json(obj: Any) -> str:
-    """Return `obj` as indented JSON with a newline at the end; raises as :func:`write_json_atomic` does."""
+    """Return `obj` as indented JSON with a newline at the end; raises as `write_json_atomic` does."""
     return json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def temporary_name(name: str) -> str:
-    """Return a name that no other writer has, that listings hide, and that :func:`remove_leftovers` knows."""
+    """Return a name that no other writer has, that listings hide, and that `remove_leftovers` knows."""
     return f".{name}.{secrets.token_hex(4)}.tmp"
 
 

@@ -2,7 +2,7 @@
 
 The new files are written to a hidden folder inside the folder. One rename of that folder, from `.….tmp` to `.….commit`,
 is the instant at which they count; then each file is moved to its place. Whoever opens the folder next calls
-:func:`recover`, which finishes the moves of a process that was killed in between.
+`recover`, which finishes the moves of a process that was killed in between.
 """
 
 import json
@@ -20,7 +20,7 @@ _REMOVED = ".removed.json"
 
 
 class FolderUpdate:
-    """New files for a folder, kept aside until :meth:`commit`; the folder's own files are whole and old until then.
+    """New files for a folder, kept aside until `commit`; the folder's own files are whole and old until then.
 
     Attributes:
         folder: The folder.
@@ -60,7 +60,7 @@ class FolderUpdate:
         _apply(self.path.with_suffix(".commit"))
 
     def abandon(self) -> None:
-        """Drop the new files; after :meth:`commit` there is nothing to drop."""
+        """Drop the new files; after `commit` there is nothing to drop."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -69,7 +69,7 @@ def atomic_folder_update(folder: str | os.PathLike[str], names: Iterable[str] = 
     """Yield a temporary folder; on success every file in it replaces its namesake in `folder`, all at once.
 
     On any exception, Ctrl-C included, `folder` keeps its files. A process that is killed leaves either all old or all
-    new files once :func:`recover` has looked at the folder, which the next update does by itself.
+    new files once `recover` has looked at the folder, which the next update does by itself.
 
     Args:
         folder: The folder to update; it is made where it is missing.

@@ -1,5 +1,5 @@
 """Modules: the trainable activations, in one table, and the two kinds of site of a spiking network. State and buffers
-only; the dynamics are in :mod:`ftbc_pl.functional`.
+only; the dynamics are in `ftbc_pl.functional`.
 """
 
 import logging
@@ -27,11 +27,11 @@ class Activation(nn.Module):
     """A trainable activation with one threshold, which converts into neurons; the base of all of them.
 
     A subclass sets the class attributes, registers itself in the table of activations, and calls its function in
-    ``forward``. Preparation, tracing, conversion and the task ask the table.
+    `forward`. Preparation, tracing, conversion and the task ask the table.
 
     Attributes:
-        function: What ``forward`` calls with ``(x, threshold, ...)``, made visible to the trace by
-            :func:`ftbc_pl.functional.traceable.traceable`.
+        function: What `forward` calls with `(x, threshold, ...)`, made visible to the trace by
+            `ftbc_pl.functional.traceable.traceable`.
         start: θ of a new activation where none is given, in activation units.
         learned: Whether the neurons fire at θ itself; if not, their thresholds are measured and θ is the upper bound.
         threshold: θ, a scalar in activation units; a parameter where it is trained.
@@ -50,7 +50,7 @@ class Activation(nn.Module):
             threshold: Initial θ, in activation units.
 
         Raises:
-            ValueError: ``levels`` < 1 or ``threshold`` is no positive number.
+            ValueError: `levels` < 1 or `threshold` is no positive number.
         """
         super().__init__()
         if levels < 1:
@@ -92,13 +92,13 @@ class QCFS(Activation):
     learned = True
 
     def __init__(self, levels: int, threshold: float = start) -> None:
-        """Create the activation; arguments and errors as in :class:`Activation`."""
+        """Create the activation; arguments and errors as in `Activation`."""
         super().__init__(levels, threshold)
         self.levels = levels
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantise ``x`` of any shape."""
+        """Quantise `x` of any shape."""
         if self.training:
             self.keep_positive_()
         return qcfs(x, self.threshold, self.levels)
@@ -122,7 +122,7 @@ class ClippedReLU(Activation):
         self.register_buffer("threshold", torch.tensor(float(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clip ``x`` of any shape to [0, θ]."""
+        """Clip `x` of any shape to [0, θ]."""
         return clipped_relu(x, self.threshold)
 
 
@@ -142,7 +142,7 @@ class SpikingNeuron(nn.Module):
 
     Attributes:
         use_bias: Whether the temporal bias is added.
-        fused: Whether :meth:`forward` runs compiled code where there is no kernel of its own; the result is the same.
+        fused: Whether `forward` runs compiled code where there is no kernel of its own; the result is the same.
     """
 
     threshold: Tensor
@@ -172,11 +172,11 @@ class SpikingNeuron(nn.Module):
         self.membrane: Tensor | None = None
 
     def theta(self, ndim: int, dtype: torch.dtype) -> Tensor:
-        """θ, broadcastable to a tensor of one step with ``ndim`` dimensions."""
+        """θ, broadcastable to a tensor of one step with `ndim` dimensions."""
         return per_channel(self.threshold.to(dtype), ndim, self.channel_dim)
 
     def membrane_like(self, current: Tensor) -> Tensor:
-        """Membrane before the next step, (B, C, ...); ``current`` is the current of one step."""
+        """Membrane before the next step, (B, C, ...); `current` is the current of one step."""
         if self.membrane is None or self.membrane.shape != current.shape:
             theta = self.theta(current.ndim, current.dtype)
             # At least 32 bits: what is rounded at the end of a chunk of time would depend on where it ends.
@@ -189,10 +189,10 @@ class SpikingNeuron(nn.Module):
 
         Args:
             current: x, (K, B, C, ...), in activation units.
-            out: (K, B, C, ...), becomes θ·s; may be ``current`` itself.
+            out: (K, B, C, ...), becomes θ·s; may be `current` itself.
 
         Returns:
-            ``out``.
+            `out`.
         """
         membrane = self.membrane_like(current[0])
         steps = self.temporal_bias[self.step : self.step + len(current)].to(membrane.dtype)
@@ -216,7 +216,7 @@ class SpikingNeuron(nn.Module):
 
 
 class TemporalDifference(nn.Module):
-    """Rate-exact replacement of a stateless operation at one site; see :mod:`.functional.temporal_difference`."""
+    """Rate-exact replacement of a stateless operation at one site; see `functional.temporal_difference`."""
 
     def __init__(self) -> None:
         """Create the site; it has no parameters."""
@@ -230,7 +230,7 @@ class TemporalDifference(nn.Module):
         self.total: Tensor | None = None
 
     def forward(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Simulate the next K timesteps of ``function``, called with tensors (K·B, ...).
+        """Simulate the next K timesteps of `function`, called with tensors (K·B, ...).
 
         Args:
             function: The stateless operation.

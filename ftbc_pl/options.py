@@ -1,7 +1,7 @@
 """Every option of a conversion, a calibration, an evaluation and a run: declared, explained and checked once.
 
-The command line, the callback, :func:`ftbc_pl.convert`, :func:`ftbc_pl.calibrate_`, ``snn.json`` and the table of
-options in docs/ are made of these classes. The sentences of ``--help`` are those of their docstrings.
+The command line, the callback, `ftbc_pl.convert`, `ftbc_pl.calibrate_`, `snn.json` and the table of
+options in docs/ are made of these classes. The sentences of `--help` are those of their docstrings.
 """
 
 import difflib
@@ -44,7 +44,7 @@ class Options:
         return cls(**given)
 
     def part(self, cls: type[_Part]) -> _Part:
-        """Those of these options that ``cls`` has."""
+        """Those of these options that `cls` has."""
         return cls(**{field.name: getattr(self, field.name) for field in fields(cls)})  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,7 +226,7 @@ class RunOptions(SimulationOptions, CalibrationOptions, ConversionOptions):
 
 
 def _check_threshold(threshold: str | float) -> str | float:
-    """Return ``threshold`` if it names a method, a percentile as a number.
+    """Return `threshold` if it names a method, a percentile as a number.
 
     Raises:
         ValueError: It does not.

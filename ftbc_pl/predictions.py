@@ -1,4 +1,4 @@
-"""What ``predict`` writes: one row for each image."""
+"""What `predict` writes: one row for each image."""
 
 import csv
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class PredictionWriter(BasePredictionWriter):
     """Writes one row for each image: which image, its class and probability, and the class at each timestep.
 
-    The columns ``file``, ``class_name`` and ``true_class`` are there where the data know them. ``decided_at`` is the
+    The columns `file`, `class_name` and `true_class` are there where the data know them. `decided_at` is the
     timestep from which on the class stays the same.
     """
 
     def __init__(self, path: str, overwrite: bool = False) -> None:
-        """Write to ``path``.
+        """Write to `path`.
 
         Args:
             path: The CSV file.

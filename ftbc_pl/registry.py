@@ -11,7 +11,7 @@ T = TypeVar("T", bound=type)
 class Registry:
     """Classes by name.
 
-    A name may say where it is registered, as ``module:name``: the module is imported first. So a class of the user's
+    A name may say where it is registered, as `module:name`: the module is imported first. So a class of the user's
     own can be named in YAML without any other line.
     """
 
@@ -27,7 +27,7 @@ class Registry:
         self._classes: dict[str, type] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorate a class to make it known as ``name``.
+        """Decorate a class to make it known as `name`.
 
         Raises:
             ValueError: The name is taken by another class, or holds a colon.
@@ -45,7 +45,7 @@ class Registry:
         return decorate
 
     def __getitem__(self, name: str) -> Any:
-        """The class called ``name`` or ``module:name``.
+        """The class called `name` or `module:name`.
 
         Raises:
             ValueError: There is none, or its module can't be imported.

@@ -1,6 +1,6 @@
 """What follows a training, in one folder: make (convert → calibrate → save), measure, write (results, report, logs).
 
-The trainer's subcommands and the callback both use a :class:`Run`, so all of them leave the same files.
+The trainer's subcommands and the callback both use a `Run`, so all of them leave the same files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,6 +23,7 @@ from ftbc_pl.evaluation import Accuracies, Comparison
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
+from ftbc_pl.loaders import calibration_loader, offers_calibration_images
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
@@ -35,7 +36,7 @@ class Settings(Callback):
     """Holds the whole configuration of a run, as YAML, to be written beside its results."""
 
     def __init__(self, text: str) -> None:
-        """Hold ``text``."""
+        """Hold `text`."""
         self.text = text
 
     @classmethod
@@ -73,9 +74,23 @@ class Run:
             TypeError: There are no calibration images.
         """
         self.claim(trainer)
-        loader = self._calibration_loader(trainer)
         if self.options.compile:
             check_compiler(run_device(trainer))
+        if offers_calibration_images(getattr(trainer, "datamodule", None)):
+            self._try(trainer, network)
+
+    def check_training_images(self, trainer: Trainer, network: nn.Module) -> None:
+        """The same for images of the training loader, which is there once the training begins.
+
+        Raises:
+            ConversionError: The network can't be converted.
+            TypeError: The images can't serve to calibrate.
+        """
+        if not offers_calibration_images(getattr(trainer, "datamodule", None)):
+            self._try(trainer, network)
+
+    def _try(self, trainer: Trainer, network: nn.Module) -> None:
+        loader = self._calibration_loader(trainer)
         check_convertible(network, loader, self.options.part(ConversionOptions))
 
     def check_folder(self) -> None:
@@ -116,7 +131,7 @@ class Run:
             self._output = self.folder = None
 
     def make(self, trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
-        """Convert and calibrate ``ann`` in 32 bits on the trainer's device, and save the result."""
+        """Convert and calibrate `ann` in 32 bits on the trainer's device, and save the result."""
         self.claim(trainer)
         options = self.options
         loader = self._calibration_loader(trainer)
@@ -183,13 +198,7 @@ class Run:
         return names
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
-        data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "calibration_dataloader"):
-            raise TypeError(
-                "FTBC takes calibration images from the datamodule's calibration_dataloader(batch_size, num_batches), "
-                f"which {type(data).__name__} has not: use a ftbc_pl.data module or add the method."
-            )
-        return data.calibration_dataloader(self.options.batch_size, self.options.num_batches)
+        return calibration_loader(trainer, self.options.batch_size, self.options.num_batches)
 
 
 def run_device(trainer: Trainer) -> torch.device:

@@ -17,7 +17,7 @@ def _length(optimizer: Optimizer) -> int:
 
 
 class Cosine(SequentialLR):
-    """Cosine decay to ``eta_min`` over all optimizer steps, after a linear warm-up."""
+    """Cosine decay to `eta_min` over all optimizer steps, after a linear warm-up."""
 
     def __init__(self, optimizer: Optimizer, eta_min: float = 0.0, warmup_fraction: float = 0.0) -> None:
         """Create the schedule.

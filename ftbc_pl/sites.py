@@ -33,10 +33,10 @@ class SiteRecord:
 
     Attributes:
         name: Unique name: the module path, with #2, #3 … for further calls inside the same module.
-        kind: ``spiking`` or ``rate-exact``.
-        operation: The ANN's operation, such as ``relu``.
-        origin: What called it: ``module``, ``shared module`` (one that is called several times) or ``function``.
-        source: ``file:line`` of the call.
+        kind: `spiking` or `rate-exact`.
+        operation: The ANN's operation, such as `relu`.
+        origin: What called it: `module`, `shared module` (one that is called several times) or `function`.
+        source: `file:line` of the call.
         shape: Shape of its first input at one step, without the batch.
         channels: Entries of the temporal bias per step; 0 if the site does not spike.
         upper: Upper bound of the ANN's activation, which θ never exceeds; None if it has none.
@@ -66,7 +66,7 @@ class SiteRecord:
     saturated_channels: int = 0
 
     def calibrated_as(self, other: "SiteRecord | None") -> "SiteRecord":
-        """This record with what a calibration found, as ``other`` tells it; as it is where that is None."""
+        """This record with what a calibration found, as `other` tells it; as it is where that is None."""
         if other is None:
             return self
         return replace(
@@ -79,7 +79,7 @@ class SiteRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what ``dataclasses.asdict`` and JSON made of a record."""
+        """Read what `dataclasses.asdict` and JSON made of a record."""
         given = values.get("threshold")
         threshold = None if given is None else Spread(**given) if isinstance(given, Mapping) else Spread(*given)
         sequences = {

@@ -22,7 +22,7 @@ class _Claim(Callback):
     """Claims a run's folder when processes and data are ready, before the work."""
 
     def __init__(self, run: Run) -> None:
-        """Claim the folder of ``run``."""
+        """Claim the folder of `run`."""
         self.run = run
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -37,7 +37,7 @@ class FTBCTrainer(Trainer):
 
     @property
     def run(self) -> Run:
-        """What follows training, as the callback :class:`FTBC` among the callbacks says, or as is the default."""
+        """What follows training, as the callback `FTBC` among the callbacks says, or as is the default."""
         ftbc = next((callback for callback in self.callbacks if isinstance(callback, FTBC)), None)
         if ftbc is None:
             ftbc = FTBC()

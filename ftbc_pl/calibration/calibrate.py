@@ -34,7 +34,7 @@ def calibrate_(
 ) -> CalibrationReport:
     """Set the temporal bias of every site and the weights of the readout, in place, with one forward for each batch.
 
-    With ``weights="ridge"`` the weights of the layers are fitted as well, in the same forward, with all timesteps of
+    With `weights="ridge"` the weights of the layers are fitted as well, in the same forward, with all timesteps of
     the batch in memory; the ANN's own stay as they are.
 
     In a distributed run every process hands in its share of the batches; all end with the same biases and weights. On
@@ -44,8 +44,8 @@ def calibrate_(
         snn: A converted network.
         loader: Training images (B, ...) or (images, labels), without augmentation.
         progress: Whether to show a progress bar.
-        **options: ``solver``, ``num_batches``, ``readout`` and the others of
-            :class:`ftbc_pl.options.CalibrationOptions`.
+        **options: `solver`, `num_batches`, `readout` and the others of
+            `ftbc_pl.options.CalibrationOptions`.
 
     Raises:
         TypeError: A keyword is no option.

@@ -73,8 +73,8 @@ class Plan:
 class _Stream:
     """A tensor that depends on the image, and what it was made of.
 
-    A ``layer`` is the output of one, ``site`` of a site; a ``sum`` has several streams in it, ``same`` one, scaled;
-    ``image`` is the same at all timesteps; of ``other`` nothing is known.
+    A `layer` is the output of one, `site` of a site; a `sum` has several streams in it, `same` one, scaled;
+    `image` is the same at all timesteps; of `other` nothing is known.
     """
 
     kind: str

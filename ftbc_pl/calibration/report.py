@@ -40,7 +40,7 @@ class CalibrationReport:
 
     Attributes:
         solver: Rule that chose the bias.
-        granularity: ``channel`` or ``layer``.
+        granularity: `channel` or `layer`.
         images: Different images used, over all processes.
         forward_passes: Forwards of the network that were counted, one for all T timesteps of one batch.
         seconds: Wall-clock time.
@@ -86,7 +86,7 @@ class CalibrationReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of `to_dict`."""
         own = {field.name: values[field.name] for field in fields(cls) if field.name != "weights"}
         sites = tuple(SiteRecord.from_dict(site) for site in values["sites"])
         weights = tuple(WeightChange(**one) for one in values.get("weights", ()))

@@ -46,7 +46,7 @@ class SiteState:
             self.activation, self.error = activation.clone(), torch.zeros_like(activation)
 
     def at(self, step: int, current: Tensor, out: Tensor) -> SiteStep:
-        """The site at one step, as the solver sees it; ``current`` and ``out`` are (B, C, ...)."""
+        """The site at one step, as the solver sees it; `current` and `out` are (B, C, ...)."""
         assert self.target is not None, "the first chunk carries the ANN's rows"
         return SiteStep(
             current=current,
@@ -94,7 +94,7 @@ class CalibrationStep(Simulation):
         advance: Callable[[int], object],
         fit: WeightFit | None = None,
     ) -> None:
-        """Create the visitor for K = ``num_steps``.
+        """Create the visitor for K = `num_steps`.
 
         Args:
             num_steps: K, the timesteps of this run.
@@ -122,7 +122,7 @@ class CalibrationStep(Simulation):
         return super().neuron(call, site, x, activation)
 
     def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
-        """Write θ·s behind the ANN's rows of ``out`` (blocks, B, C, ...), solving for b[t] before each step."""
+        """Write θ·s behind the ANN's rows of `out` (blocks, B, C, ...), solving for b[t] before each step."""
         state = self.states[call.name]
         if self.ann_rows:
             state.aim(out[0], self.solver.single_neurons)

@@ -3,10 +3,10 @@
 At a site the inputs of its layers are at hand for all timesteps. What the running means of its current lack of the
 ANN's input is fitted jointly for t = 1, 2, 4 … T (weight t²), the range that ridge regression takes from the mean
 current is given back, and the correction is added to the currents, so that the sites behind see what the corrected
-network will put out. See :mod:`ftbc_pl.functional.ridge` and docs/ridge.md.
+network will put out. See `ftbc_pl.functional.ridge` and docs/ridge.md.
 
 A layer that belongs to no site is fitted to its own output in the ANN. Memory: the inputs of the layers of one site at
-all timesteps, the sums of :mod:`ftbc_pl.functional.ridge_sums`, and a second copy of the weights that change.
+all timesteps, the sums of `ftbc_pl.functional.ridge_sums`, and a second copy of the weights that change.
 """
 
 import warnings
@@ -40,7 +40,7 @@ class WeightFit:
     """Fits the weights of one network while its calibration batch runs through it.
 
     Attributes:
-        corrected: The new tensors so far, as of :class:`ftbc_pl.simulation.corrections.Corrections`.
+        corrected: The new tensors so far, as of `ftbc_pl.simulation.corrections.Corrections`.
         changes: What the report says of each layer.
     """
 
@@ -221,7 +221,7 @@ def _geometry(function: str, call: LayerArguments) -> Affine:
 
 
 def _moments(values: Tensor, channel_dim: int) -> Moments:
-    """Moments of ``values`` (B, C, ...) over all processes."""
+    """Moments of `values` (B, C, ...) over all processes."""
     own = Moments.of(values, channel_dim)
     return Moments(*(sum_over_processes(one) for one in (own.count, own.sums, own.squares)))
 

@@ -61,7 +61,7 @@ def check_beside_saved(given: Mapping[str, Any], path: str) -> dict[str, dict[st
 
     Args:
         given: The sections model and ftbc, as far as they were given.
-        path: Where the network was saved, as :func:`ftbc_pl.load_snn` takes it.
+        path: Where the network was saved, as `ftbc_pl.load_snn` takes it.
 
     Raises:
         ValueError: An option was given that says something else, or of which nothing is known.

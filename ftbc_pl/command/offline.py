@@ -15,7 +15,7 @@ def choose_offline(loggers: Any) -> None:
     """Switch the W&B loggers of a configuration to offline mode where nobody is logged in or W&B can't be reached.
 
     Args:
-        loggers: The section ``trainer.logger`` of a configuration, changed in place.
+        loggers: The section `trainer.logger` of a configuration, changed in place.
     """
     if "WANDB_MODE" in os.environ:
         return

@@ -39,7 +39,7 @@ def to_images(batch: Any) -> Tensor:
 
 
 def first_batches(batches: Iterable[Any], count: int) -> list[Tensor]:
-    """Images of the first ``count`` batches, as :func:`to_images` finds them.
+    """Images of the first `count` batches, as `to_images` finds them.
 
     Raises:
         TypeError: This is one batch, or batches are of no form that is known.

@@ -51,11 +51,11 @@ def convert(
         batches: Images (B, ...), (images, labels, ...) or dicts of them, from the training set; needed where thresholds
             must be measured.
         num_batches: How many of the batches are used.
-        example: A small input batch (B, ...); default: the first of ``batches``, or noise of the size in the network's
+        example: A small input batch (B, ...); default: the first of `batches`, or noise of the size in the network's
             timm config.
-        check: Whether the conversion is checked on the example (see :mod:`ftbc_pl.conversion.check`).
+        check: Whether the conversion is checked on the example (see `ftbc_pl.conversion.check`).
         measure: Whether missing thresholds are measured; if not, they are 1 until a state dict is loaded.
-        **options: ``threshold``, ``v0``, ``smooth``, ``fold_bn`` of :class:`ftbc_pl.options.ConversionOptions`.
+        **options: `threshold`, `v0`, `smooth`, `fold_bn` of `ftbc_pl.options.ConversionOptions`.
 
     Returns:
         The spiking network, not calibrated yet.
@@ -64,7 +64,7 @@ def convert(
         ConversionError: Some sites can't be converted; lists all of them. Or the network does not run on the images,
             or has NaN, infinite values or thresholds that are not positive in it.
         TypeError: A keyword is no option, the network no module, or a batch of no form that is known.
-        ValueError: An argument is out of range, or thresholds must be measured and ``batches`` is missing.
+        ValueError: An argument is out of range, or thresholds must be measured and `batches` is missing.
     """
     chosen = ConversionOptions.of({"num_steps": num_steps} | options, "convert")
     if isinstance(ann, SpikingNetwork):

@@ -75,7 +75,7 @@ def copied(network: nn.Module) -> nn.Module:
 
 
 def copied_without_wrappers(network: nn.Module) -> nn.Module:
-    """Return a copy as :func:`copied` does, without the wrappers around parts of the network.
+    """Return a copy as `copied` does, without the wrappers around parts of the network.
 
     Args:
         network: The network, out of its outer wrappers.
@@ -92,7 +92,7 @@ def copied_without_wrappers(network: nn.Module) -> nn.Module:
 
 
 def _copied(network: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A copy, in which what is in ``memo`` has taken the place of the objects with these ids."""
+    """A copy, in which what is in `memo` has taken the place of the objects with these ids."""
     for module in filter(_is_lightning, network.modules()):
         # Its trainer holds data and loggers; the network runs without it.
         for name in ("_trainer", "_fabric"):

@@ -12,7 +12,7 @@ class ConversionError(ValueError):
     """
 
     def __init__(self, problems: Sequence[str], message: str | None = None) -> None:
-        """Create the error from the sentences of all sites; ``message`` is for other than a list of them."""
+        """Create the error from the sentences of all sites; `message` is for other than a list of them."""
         self.problems = list(problems)
         sites = "site" if len(self.problems) == 1 else "sites"
         listed = f"{len(self.problems)} {sites} can't be converted:\n" + "\n".join(f"  {p}" for p in problems)

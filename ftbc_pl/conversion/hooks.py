@@ -35,7 +35,7 @@ def drop_observers_(network: nn.Module, example: Tensor) -> list[str]:
         example: A small input batch (B, ...).
 
     Returns:
-        ``path (function)`` of each forward hook that was taken off.
+        `path (function)` of each forward hook that was taken off.
     """
     for module in network.modules():
         for kind in ("_backward_hooks", "_backward_pre_hooks"):

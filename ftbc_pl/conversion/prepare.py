@@ -23,15 +23,15 @@ def prepare(
     threshold: float | None = None,
     batches: Iterable[Any] | None = None,
 ) -> nn.Module:
-    """Return a copy of ``model`` whose ReLU and ReLU6 modules are exchanged.
+    """Return a copy of `model` whose ReLU and ReLU6 modules are exchanged.
 
     Args:
         model: A network with ReLU or ReLU6 modules.
-        activation: ``relu`` leaves the network as it is; ``qcfs`` gives each module a QCFS with a learnable threshold
-            (Bu et al., ICLR 2022); ``rts`` a ReLU clipped at a fixed threshold (Deng & Gu, ICLR 2021); any other is
-            one that you registered, as its name or ``module:name``.
+        activation: `relu` leaves the network as it is; `qcfs` gives each module a QCFS with a learnable threshold
+            (Bu et al., ICLR 2022); `rts` a ReLU clipped at a fixed threshold (Deng & Gu, ICLR 2021); any other is
+            one that you registered, as its name or `module:name`.
         levels: Quantisation levels L of QCFS.
-        threshold: θ at the start, in activation units. Default: measured if ``batches`` is given, else 8 for QCFS (as
+        threshold: θ at the start, in activation units. Default: measured if `batches` is given, else 8 for QCFS (as
             in the paper) and 1 for RTS.
         batches: Training images; the first batch measures the start thresholds, as the 99.9th percentile of the
             positive activations of each module.

@@ -43,16 +43,16 @@ def measure_thresholds_(
 ) -> None:
     """Set the thresholds of all sites that have none of their own, in place.
 
-    Runs the ANN over the batches once for the maximum and, except for ``max``, once more for histograms. Sums are taken
+    Runs the ANN over the batches once for the maximum and, except for `max`, once more for histograms. Sums are taken
     over all processes. Dead channels get the largest threshold of their layer. No threshold exceeds the upper bound of
     its activation.
 
     Args:
         snn: The spiking network.
         batches: Images (B, ...), shared out over the processes.
-        threshold: ``mse``, ``max`` or a percentile in (0, 100].
+        threshold: `mse`, `max` or a percentile in (0, 100].
         v0: Membrane at the start as a fraction of θ.
-        search_steps: Timesteps that ``mse`` assumes; default: T, but no fewer than four.
+        search_steps: Timesteps that `mse` assumes; default: T, but no fewer than four.
 
     Raises:
         ValueError: A site has NaN or infinite activations.

@@ -196,7 +196,7 @@ def decode_all(
     decoded = torch.empty((count, *geometry.input_size), dtype=torch.uint8)
     labels: list[int] = []
     silent = int(os.environ.get("LOCAL_RANK", "0")) > 0
-    for image, label in tqdm(images, f"Decoding {title}", count, leave=False, unit=" images", disable=silent):
+    for image, label in tqdm(images, f"Decoding {title}", count, leave=False, unit=" images", disable=silent or None):
         if len(labels) < count:
             decoded[len(labels)] = transform(image)
         labels.append(label)

@@ -87,7 +87,7 @@ class EnergyCost:
         """Energy up to t, (T,), of MACs and synaptic operations.
 
         Args:
-            convention: ``45nm``, ``neuromorphic``, or one of your own.
+            convention: `45nm`, `neuromorphic`, or one of your own.
 
         Raises:
             ValueError: There is no such convention.
@@ -114,7 +114,7 @@ class EnergyCost:
         return left / (prices.accumulate * self._steps * max(self.synapses, 1.0))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, up to t where there is a number a step."""
+        """Plain values for JSON, up to t where there is a number per step."""
         return {
             "images": self.images,
             "sops": self.sops.tolist(),

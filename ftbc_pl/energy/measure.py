@@ -100,7 +100,7 @@ class _Counting(Simulation):
 def measure_energy(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = True) -> EnergyCost:
     """Count what a spiking network does for an image, up to every timestep, and what its ANN does.
 
-    Every spike is followed to the weights that it meets: one synaptic operation each. Inside ``snn.uncalibrated()`` the
+    Every spike is followed to the weights that it meets: one synaptic operation each. Inside `snn.uncalibrated()` the
     network is measured without its temporal bias.
 
     Args:

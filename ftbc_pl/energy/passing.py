@@ -46,7 +46,7 @@ class Arguments:
         self.positions = positions
 
     def call(self, function: Callable[..., Any], streams: list[Tensor], constant: float) -> Any:
-        """Call ``function`` with other streams, and with ``constant`` in every other tensor of numbers."""
+        """Call `function` with other streams, and with `constant` in every other tensor of numbers."""
         replaced = [
             torch.full_like(leaf, constant, dtype=streams[0].dtype)
             if isinstance(leaf, Tensor) and leaf.is_floating_point()

@@ -9,7 +9,7 @@ _SMALL = 0.02  # an own error that needs no mending
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The numbers of one site, as :class:`ftbc_pl.evaluation.diagnosis.Diagnosis` has them."""
+    """The numbers of one site, as `ftbc_pl.evaluation.diagnosis.Diagnosis` has them."""
 
     site: str
     own_error: tuple[float, ...]
@@ -32,7 +32,7 @@ class Finding:
 
     @property
     def cause(self) -> str:
-        """``dead``, ``none``, ``clipping``, ``high threshold``, ``levels`` or ``steps``."""
+        """`dead`, `none`, `clipping`, `high threshold`, `levels` or `steps`."""
         own = self.own_error[-1]
         if self.is_dead:
             return "dead"

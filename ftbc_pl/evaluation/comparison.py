@@ -56,7 +56,7 @@ class Comparison(nn.Module):
         Args:
             snn: The spiking network.
             images: (B, ...).
-            labels: (B,), or any other form that :class:`.TimestepAccuracy` knows.
+            labels: (B,), or any other form that `TimestepAccuracy` knows.
 
         Raises:
             ValueError: The network has several outputs, or labels, images and outputs don't fit.

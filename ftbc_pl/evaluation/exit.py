@@ -88,7 +88,7 @@ class ExitResult:
 def choose_exit_(
     snn: SpikingNetwork, loader: Iterable[Any], loss: float = 0.005, *, progress: bool = True
 ) -> ExitChoice:
-    """Set at which confidence an image may stop at each step, in place; :func:`save_snn` keeps it.
+    """Set at which confidence an image may stop at each step, in place; `save_snn` keeps it.
 
     The images must not be those that the network was calibrated with, or it is surer of them than of others. Their
     labels are not used.
@@ -134,7 +134,7 @@ def evaluate_exit(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool 
     All T steps are simulated, and the decision is the one at the step where the image would have stopped.
 
     Args:
-        snn: A network with early exit, see :func:`choose_exit_`.
+        snn: A network with early exit, see `choose_exit_`.
         loader: Batches of (images, labels); in a distributed run each process hands in its own images.
         progress: Whether to show a progress bar.
 

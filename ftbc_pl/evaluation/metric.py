@@ -25,7 +25,7 @@ class TimestepAccuracy(Metric):
     images: Tensor
 
     def __init__(self, num_steps: int, **kwargs: Any) -> None:
-        """Create the metric for T = ``num_steps``."""
+        """Create the metric for T = `num_steps`."""
         super().__init__(**kwargs)
         self.add_state("correct", torch.zeros(num_steps, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -35,10 +35,10 @@ class TimestepAccuracy(Metric):
         """Add a batch.
 
         Args:
-            logits: Logits at each step, (T, B, num_classes) or (T, B, num_classes, ...), as ``snn.readout`` gives
+            logits: Logits at each step, (T, B, num_classes) or (T, B, num_classes, ...), as `snn.readout` gives
                 them; of a network of one output (T, B, 1) or (T, B).
             labels: Class indices (B,) or soft labels (B, num_classes); see
-                :func:`ftbc_pl.evaluation.predictions.class_indices`.
+                `ftbc_pl.evaluation.predictions.class_indices`.
 
         Raises:
             ValueError: The number of steps is not the one expected, or labels and outputs don't fit.

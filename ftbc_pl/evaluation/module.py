@@ -36,7 +36,7 @@ class SpikingClassifier(LightningModule):
         """Create the module.
 
         Args:
-            snn: The spiking network; left out: made of ``ann`` when processes and data are ready.
+            snn: The spiking network; left out: made of `ann` when processes and data are ready.
             calibrated: Whether it has a temporal bias; if not, only the uncalibrated accuracy is measured.
             ann: The network to make it of.
             num_steps: Timesteps T it will have.

@@ -20,7 +20,7 @@ def metric_by_step(snn: SpikingNetwork, loader: Iterable[Any], metric: Metric, *
     Args:
         snn: A converted network.
         loader: Batches of (images, target); in a distributed run each process hands in its own.
-        metric: A metric of TorchMetrics, whose ``update`` takes the prediction (as the ANN gives it) and the target. It
+        metric: A metric of TorchMetrics, whose `update` takes the prediction (as the ANN gives it) and the target. It
             is copied for each step and left as it is.
         progress: Whether to show a progress bar.
 

@@ -1,7 +1,7 @@
 """From logits to classes, and labels in every form that fits them; whatever does not fit is an error, never broadcast.
 
 A network of one output decides between two classes by the sign of its logit. Networks whose outputs are maps predict a
-class for every position: the classes are in the second dimension of (B, C, ...), as in ``torch``'s cross-entropy.
+class for every position: the classes are in the second dimension of (B, C, ...), as in `torch`'s cross-entropy.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ def class_indices(labels: Tensor, logits: Tensor) -> Tensor:
     Args:
         labels: Class indices (B,) or (B, 1); one-hot or soft labels (B, C) that add up to 1; for one output 0 or 1, or
             probabilities of class 1. For outputs (B, C, ...) the same with these dimensions behind.
-        logits: (T, B, C, ...), as :func:`with_classes` gives them.
+        logits: (T, B, C, ...), as `with_classes` gives them.
 
     Returns:
         (B,) or (B, ...), int64.

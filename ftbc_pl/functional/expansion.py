@@ -28,7 +28,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: Tensor, channel_dim: int = 1) -> "Moments":
-        """Sum up ``values`` (B, C, ...)."""
+        """Sum up `values` (B, C, ...)."""
         rows = values.movedim(channel_dim, 0).flatten(1).double()
         return cls(rows.new_tensor(float(rows.shape[1])), rows.sum(1), rows.square().sum(1))
 

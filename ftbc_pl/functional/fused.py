@@ -1,6 +1,6 @@
-"""Several steps of a neuron as one kernel made by ``torch.compile``: one read of the current, one write of the spikes.
+"""Several steps of a neuron as one kernel made by `torch.compile`: one read of the current, one write of the spikes.
 
-The same operations in the same order as in :mod:`ftbc_pl.functional.neuron`, with the same result to the bit.
+The same operations in the same order as in `ftbc_pl.functional.neuron`, with the same result to the bit.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ def fused_integrate_and_fire_(
         membrane: v before the first of these steps, (B, C, ...); becomes v after the last one.
         threshold: θ, (C,).
         bias: b, (K, C).
-        out: (K, B, C, ...), becomes θ·s. May be the memory of ``current``, which it then overwrites.
-        channel_dim: Dimension of C in ``membrane``.
+        out: (K, B, C, ...), becomes θ·s. May be the memory of `current`, which it then overwrites.
+        channel_dim: Dimension of C in `membrane`.
 
     Returns:
-        ``out``.
+        `out`.
     """
     view = _order_of_memory(membrane, channel_dim)
     if view is None or not current[0].stride() == membrane.stride() == out[0].stride():

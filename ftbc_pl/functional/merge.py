@@ -1,6 +1,6 @@
 """How statistics of parts of the calibration images become those of all of them.
 
-Functions that need a statistic of all images take a :class:`Merge` and leave it to the caller where the other parts
+Functions that need a statistic of all images take a `Merge` and leave it to the caller where the other parts
 are; nothing in this package knows of processes.
 """
 

@@ -12,9 +12,9 @@ _SLICE = 2**17  # elements for each thread
 
 
 def per_channel(values: Tensor, ndim: int, channel_dim: int) -> Tensor:
-    """View ``values`` (..., C) so that C broadcasts along ``channel_dim`` of a tensor with ``ndim`` dimensions.
+    """View `values` (..., C) so that C broadcasts along `channel_dim` of a tensor with `ndim` dimensions.
 
-    Leading dimensions of ``values`` stay in front: (T, C) becomes (T, 1, C, 1, 1) for (B, C, H, W) and channel_dim 1.
+    Leading dimensions of `values` stay in front: (T, C) becomes (T, 1, C, 1, 1) for (B, C, H, W) and channel_dim 1.
     """
     shape = [1] * ndim
     shape[channel_dim] = values.shape[-1]
@@ -26,11 +26,11 @@ def fire_(membrane: Tensor, threshold: Tensor, out: Tensor) -> Tensor:
 
     Args:
         membrane: u[t], (B, C, ...), in activation units; becomes v[t].
-        threshold: θ, broadcastable to ``membrane``.
+        threshold: θ, broadcastable to `membrane`.
         out: (B, C, ...), becomes θ·s[t].
 
     Returns:
-        ``out``.
+        `out`.
     """
     # The comparison writes 0 and 1 in the dtype of `out`: multiplying a mask of booleans took five times as long.
     torch.ge(membrane, threshold, out=out)
@@ -48,10 +48,10 @@ def integrate_and_fire_(
         membrane: v before the first of these steps, (B, C, ...); becomes v after the last one.
         threshold: θ, broadcastable to (B, C, ...).
         bias: b, (K, 1, C, 1, ...), or None for no bias.
-        out: (K, B, C, ...), becomes θ·s. May be ``current`` itself, which it then overwrites.
+        out: (K, B, C, ...), becomes θ·s. May be `current` itself, which it then overwrites.
 
     Returns:
-        ``out``.
+        `out`.
     """
     for rows in batch_slices(membrane):
         potential = membrane[rows]
@@ -64,7 +64,7 @@ def integrate_and_fire_(
 
 
 def batch_slices(values: Tensor) -> list[slice]:
-    """Cut the batch of ``values`` (B, ...) into slices that stay in a processor's cache through several operations."""
+    """Cut the batch of `values` (B, ...) into slices that stay in a processor's cache through several operations."""
     rows = len(values)
     if values.device.type == "cpu":
         rows = max(1, _SLICE * torch.get_num_threads() * rows // max(1, values.numel()))

@@ -50,7 +50,7 @@ class Identity:
         return self.channels
 
     def patches(self, x: Tensor, positions: Tensor, channel_dim: int = 1) -> Tensor:
-        """Take the values at ``positions`` (B, P): (B·P, C, 1) of ``x`` (B, C, ...)."""
+        """Take the values at `positions` (B, P): (B·P, C, 1) of `x` (B, C, ...)."""
         return at_positions(x, positions, channel_dim).flatten(0, 1).unsqueeze(2)
 
     def shaped(self, solution: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Identity:
         return solution.flatten()
 
     def apply(self, x: Tensor, change: Tensor, channel_dim: int = 1) -> Tensor:
-        """Multiply ``x`` (rows, C, ...) by gains (C,)."""
+        """Multiply `x` (rows, C, ...) by gains (C,)."""
         shape = [1] * x.ndim
         shape[channel_dim] = -1
         return x * change.to(x).view(shape)
@@ -73,10 +73,10 @@ class Affine:
         groups: Groups of channels.
         transposed: Whether it is a transposed convolution.
         stride: One number a dimension of the kernel, as all that follows.
-        padding: Zeros (or what ``mode`` says) before and behind.
+        padding: Zeros (or what `mode` says) before and behind.
         dilation: Distance of the taps.
         output_padding: Additional positions at the end, for transposed convolutions.
-        mode: What is padded, in the words of :func:`torch.nn.functional.pad`.
+        mode: What is padded, in the words of `torch.nn.functional.pad`.
     """
 
     weight_shape: tuple[int, ...]
@@ -175,7 +175,7 @@ class Affine:
         return by_input.transpose(2, 3).reshape(self.weight_shape)
 
     def apply(self, x: Tensor, change: Tensor, channel_dim: int = 1) -> Tensor:
-        """Run the layer with other weights, ``change`` (of their shape), and without its bias, on ``x`` (rows, ...)."""
+        """Run the layer with other weights, `change` (of their shape), and without its bias, on `x` (rows, ...)."""
         weight = change.to(x)
         if not self.kernel:
             return F.linear(x, weight)
@@ -227,7 +227,7 @@ Term = Affine | Identity
 
 
 def at_positions(x: Tensor, positions: Tensor, channel_dim: int) -> Tensor:
-    """Values of ``x`` (B, C, ...) at flattened ``positions`` (B, P): (B, P, C)."""
+    """Values of `x` (B, C, ...) at flattened `positions` (B, P): (B, P, C)."""
     values = x.movedim(channel_dim, 1).reshape(len(x), x.shape[channel_dim], -1)
     return values.gather(2, positions.unsqueeze(1).expand(-1, values.shape[1], -1)).transpose(1, 2)
 

@@ -50,10 +50,10 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 @traceable
 def qcfs(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
-    """Quantise activations to ``levels`` steps below ``threshold``: (θ/L)·clip(⌊x·L/θ + ½⌋, 0, L).
+    """Quantise activations to `levels` steps below `threshold`: (θ/L)·clip(⌊x·L/θ + ½⌋, 0, L).
 
-    Bu et al. (ICLR 2022), eq. 15 with the shift ½. The gradient to ``x`` is 1 where 0 < x·L/θ + ½ < L (bounds
-    excluded) and 0 elsewhere; the gradient to ``threshold`` follows from the chain rule with the floor as identity.
+    Bu et al. (ICLR 2022), eq. 15 with the shift ½. The gradient to `x` is 1 where 0 < x·L/θ + ½ < L (bounds
+    excluded) and 0 elsewhere; the gradient to `threshold` follows from the chain rule with the floor as identity.
 
     Args:
         x: Pre-activations of any shape, in activation units.
@@ -61,7 +61,7 @@ def qcfs(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
         levels: Number of quantisation levels L ≥ 1.
 
     Returns:
-        Activations of the shape and dtype of ``x``, in [0, θ].
+        Activations of the shape and dtype of `x`, in [0, θ].
     """
     # Compiled code becomes few kernels by itself.
     if not torch.compiler.is_compiling() and kernels.available(x.device):

@@ -43,7 +43,7 @@ def least_squares_readout(products: Tensor) -> Tensor:
     Weights for t depend on no later step: one calibration at T serves every t ≤ T.
 
     Args:
-        products: E, (T, T), as :func:`error_products` sums it.
+        products: E, (T, T), as `error_products` sums it.
 
     Returns:
         Weights, (T, T): row t − 1 holds those of the steps 1 … t in the prediction at t, and zeros.

@@ -17,6 +17,6 @@ def clipped_relu(x: Tensor, threshold: Tensor) -> Tensor:
         threshold: Scalar tensor θ > 0, in activation units.
 
     Returns:
-        Activations of the shape and dtype of ``x``, in [0, θ].
+        Activations of the shape and dtype of `x`, in [0, θ].
     """
     return torch.minimum(x.relu(), threshold.to(x.dtype))

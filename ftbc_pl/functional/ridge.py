@@ -5,7 +5,7 @@
 R = z − x̄ is what the mean current of the site lacks, P the patches of the mean inputs of its layers, side by side, S
 its identity shortcut; m the mean of the diagonal of the centred Gram matrix and S_c the centred squares of channel c.
 D by Cholesky, d by the Schur complement, k from the means. λ is chosen by the images that are held out. The normal
-equations of ridge regression (Hoerl and Kennard, 1970) need nothing but sums, see :mod:`ftbc_pl.functional.ridge_sums`.
+equations of ridge regression (Hoerl and Kennard, 1970) need nothing but sums, see `ftbc_pl.functional.ridge_sums`.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class _Solution(NamedTuple):
 
 
 class _Products(NamedTuple):
-    """Centred products, with the axes of :class:`RidgeSums`."""
+    """Centred products, with the axes of `RidgeSums`."""
 
     shared_shared: Tensor
     shared_own: Tensor
@@ -62,7 +62,7 @@ class _Products(NamedTuple):
 
     @classmethod
     def of(cls, sums: RidgeSums, about: RidgeSums) -> "_Products":
-        """Centre ``sums`` about the means of ``about``."""
+        """Centre `sums` about the means of `about`."""
         totals, means, rest = (sums.shared, sums.own, sums.error), [], []
         for one, other in zip(totals, (about.shared, about.own, about.error), strict=True):
             means.append(other / _spread(about.rows.clamp(min=_TINY), one.ndim))
@@ -163,7 +163,7 @@ def correction(design: Design, fit: RidgeFit, inputs: Sequence[Tensor]) -> Tenso
 
 
 def constant_per_step(fit: RidgeFit, steps: Sequence[int], num_steps: int) -> Tensor:
-    """What to add at each step so that the running means up to ``steps``, those of the fit, get their constants.
+    """What to add at each step so that the running means up to `steps`, those of the fit, get their constants.
 
     Returns:
         (T, C) float64, added to the current (or to the temporal bias). The same from one fitted timestep to the next,
@@ -222,7 +222,7 @@ def _no_change(design: Design, sums: RidgeSums) -> _Solution:
 
 
 def _spread(values: Tensor, ndim: int) -> Tensor:
-    """View (τ,) so that it broadcasts along the first of ``ndim`` dimensions."""
+    """View (τ,) so that it broadcasts along the first of `ndim` dimensions."""
     return values.view(-1, *[1] * (ndim - 1))
 
 

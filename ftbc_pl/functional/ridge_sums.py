@@ -77,7 +77,7 @@ class Design:
 
     @cached_property
     def parts(self) -> tuple[int, int]:
-        """Number J and size m of the parts in which shared columns are fitted: G·J·m² is at most ``largest``²."""
+        """Number J and size m of the parts in which shared columns are fitted: G·J·m² is at most `largest`²."""
         if self.groups * self.unknowns**2 <= self.largest**2:
             return 1, self.unknowns
         size = max(1, self.largest**2 // (self.groups * self.unknowns))
@@ -168,7 +168,7 @@ class SplitSums:
         return SplitSums(self.training + other.training, self.held_out + other.held_out)
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "SplitSums":
-        """Apply ``function``, such as a sum over processes, to each sum."""
+        """Apply `function`, such as a sum over processes, to each sum."""
         # Processes add up memory, whose order may follow the number of images: so contiguous.
         both = (map(Tensor.contiguous, one.tensors()) for one in (self.training, self.held_out))
         return SplitSums(*(RidgeSums(*map(function, sums)) for sums in both))
@@ -188,7 +188,7 @@ def ridge_sums(
     Args:
         design: The terms of the site.
         inputs: Input of each term, its mean over time: (B, C_in, ...), of linear layers (B, ..., C_in), of identities
-            as ``error``.
+            as `error`.
         error: R = z − x̄, what the mean current lacks of the ANN's input of the site, (B, C, ...).
         first: Index of the first of these images among all images.
         images: How many images there are in all (over batches and processes). Default: B.
@@ -243,12 +243,12 @@ def joint_sums(
         steps: The t whose running means are fitted, in 1 … T, ascending; 1, 2, 4 … T are enough to serve all.
         weights: How much an error at each of them counts. Default: t², as what a mean over t steps lacks falls
             with 1/t; with equal weights the first steps, which lack most, would decide alone.
-        first: As in :func:`ridge_sums`.
-        images: As in :func:`ridge_sums`.
-        rows: As in :func:`ridge_sums`.
+        first: As in `ridge_sums`.
+        images: As in `ridge_sums`.
+        rows: As in `ridge_sums`.
 
     Returns:
-        Sums for all τ in ``steps``.
+        Sums for all τ in `steps`.
 
     Raises:
         ValueError: The steps are not as they should be.
@@ -269,7 +269,7 @@ def joint_sums(
 
 
 def _columns(design: Design, inputs: Sequence[Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Shared (G, J, rows, m) and own columns (G, c, rows, q) at ``positions`` (B, P) of the images."""
+    """Shared (G, J, rows, m) and own columns (G, c, rows, q) at `positions` (B, P) of the images."""
     shared, own = [], []
     for term, x in zip(design.terms, inputs, strict=True):
         patches = term.patches(x, positions, design.channel_dim).double()

@@ -25,11 +25,11 @@ def largest(values: Tensor, ranks: Tensor, channel_dim: int, merge: Merge = ALON
     Args:
         values: (B, C, ...) float32 or float64, without NaN; of all parts together, one channel holds n values.
         ranks: (C,) int64 in 0 … n − 1, counted over all parts: 0 selects the largest value of the channel.
-        channel_dim: Dimension of C in ``values``.
+        channel_dim: Dimension of C in `values`.
         merge: Adds up counts of all parts.
 
     Returns:
-        Two tensors (C,) of the dtype of ``values``: the value of that rank, and the value of the next smaller rank
+        Two tensors (C,) of the dtype of `values`: the value of that rank, and the value of the next smaller rank
         (the same value where the two tie; infinity for rank 0).
     """
     if merge is not ALONE:
@@ -38,7 +38,7 @@ def largest(values: Tensor, ranks: Tensor, channel_dim: int, merge: Merge = ALON
 
 
 def by_partition(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
-    """:func:`largest` of one part; NumPy's partition is vectorised where the processor allows, torch's is not."""
+    """`largest` of one part; NumPy's partition is vectorised where the processor allows, torch's is not."""
     last = values.movedim(channel_dim, -1)
     # Channels last in memory: a transposed matrix is copied three times faster than a tensor of four dimensions.
     channels = last.flatten(0, -2).t() if last.is_contiguous() else values.movedim(channel_dim, 0).flatten(1)
@@ -62,7 +62,7 @@ def _cut(row: np.ndarray, place: int) -> tuple[np.floating, np.floating]:
 
 
 def by_sorting(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
-    """:func:`largest` of one part in a handful of operations, a group of channels at a time to save memory."""
+    """`largest` of one part in a handful of operations, a group of channels at a time to save memory."""
     channels = values.movedim(channel_dim, 0).flatten(1)
     places = torch.stack([ranks, (ranks - 1).clamp(min=0)], dim=1)
     group = max(1, _SORTED // channels.shape[1])
@@ -75,7 +75,7 @@ def by_sorting(values: Tensor, ranks: Tensor, channel_dim: int) -> tuple[Tensor,
 
 
 def by_counts(values: Tensor, ranks: Tensor, channel_dim: int, merge: Merge = ALONE) -> tuple[Tensor, Tensor]:
-    """:func:`largest` from counts of all parts."""
+    """`largest` from counts of all parts."""
     bins, counts = _histogram(values, len(ranks), channel_dim, merge)
     # How many values lie in each bin and above it.
     reached = counts.flip(1).cumsum(1).flip(1)

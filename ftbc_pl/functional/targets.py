@@ -33,7 +33,7 @@ class Cut:
 
     @classmethod
     def of(cls, fraction: Tensor, count: int, dtype: torch.dtype) -> "Cut":
-        """Cut so that a fraction (C,) of ``count`` membranes of ``dtype`` fires."""
+        """Cut so that a fraction (C,) of `count` membranes of `dtype` fires."""
         firing = (fraction * count).round().to(torch.int64)
         none, every = firing == 0, firing == count
         infinite = fraction.new_full(fraction.shape, torch.inf, dtype=dtype)
@@ -59,7 +59,7 @@ class Target:
     _cuts: dict[tuple[str, torch.dtype], Cut] = field(default_factory=dict, repr=False, compare=False)
 
     def cut(self, granularity: str, dtype: torch.dtype) -> Cut:
-        """Where to cut membranes of ``dtype`` for each ``channel`` or for the whole ``layer``, worked out once."""
+        """Where to cut membranes of `dtype` for each `channel` or for the whole `layer`, worked out once."""
         if (granularity, dtype) not in self._cuts:
             fraction, count = self.fraction, self.count
             if granularity == "layer":
@@ -74,7 +74,7 @@ class Target:
         Args:
             activation: a, (B, C, ...).
             threshold: θ, (C,).
-            channel_dim: Dimension of C in ``activation``.
+            channel_dim: Dimension of C in `activation`.
             merge: Adds up the sums of all parts.
         """
         others = [dim for dim in range(activation.ndim) if dim != channel_dim]

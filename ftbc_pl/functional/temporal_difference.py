@@ -17,7 +17,7 @@ def temporal_difference(
     total: Tensor | None,
     step: int,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """Apply the rate-exact replacement of ``function`` to K timesteps.
+    """Apply the rate-exact replacement of `function` to K timesteps.
 
     Args:
         function: f, called once with the running means of all inputs, each (K·B, ...).

@@ -1,6 +1,6 @@
 """Firing thresholds of ReLU sites from histograms of their activations, one threshold per channel.
 
-``mse`` is the search of Li et al., "A free lunch from ANN: towards efficient, accurate spiking neural networks
+`mse` is the search of Li et al., "A free lunch from ANN: towards efficient, accurate spiking neural networks
 calibration" (ICML 2021, section 3.2), except for less than four steps. Histograms add up over batches and processes.
 """
 
@@ -13,12 +13,12 @@ FEWEST_STEPS = 4  # that the search assumes
 
 
 def histogram(activation: Tensor, maximum: Tensor, channel_dim: int) -> Tensor:
-    """Count activations of each channel in ``BINS`` equal bins of [0, max].
+    """Count activations of each channel in `BINS` equal bins of [0, max].
 
     Args:
         activation: a ≥ 0, (B, C, ...), in activation units.
         maximum: Largest activation of each channel, (C,); 0 for dead channels.
-        channel_dim: Dimension of C in ``activation``.
+        channel_dim: Dimension of C in `activation`.
 
     Returns:
         Counts (C, BINS), int64.
@@ -32,7 +32,7 @@ def histogram(activation: Tensor, maximum: Tensor, channel_dim: int) -> Tensor:
 
 
 def percentile_threshold(counts: Tensor, maximum: Tensor, percentile: float) -> Tensor:
-    """Smallest upper bin edge of each channel below which ``percentile`` % of its activations lie: (C,)."""
+    """Smallest upper bin edge of each channel below which `percentile` % of its activations lie: (C,)."""
     cumulative = counts.cumsum(1).double()
     needed = cumulative[:, -1:] * (percentile / 100)
     index = torch.searchsorted(cumulative, needed).squeeze(1).clamp_(max=BINS - 1)
@@ -45,7 +45,7 @@ def mse_threshold(
     """Threshold of each channel with the least squared error of T-step firing on constant input.
 
     Minimises Σ (a − (θ/T)·clip(⌊a·T/θ + v0⌋, 0, T))² over 100 fractions of the largest activation, as if T were
-    ``fewest_steps`` where it is less: the least error with one or two steps cuts off the large activations, which tell
+    `fewest_steps` where it is less: the least error with one or two steps cuts off the large activations, which tell
     the most.
 
     Args:

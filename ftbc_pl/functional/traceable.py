@@ -9,9 +9,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 
 def traceable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let an active ``TorchFunctionMode`` see ``function(x, threshold, ...)`` instead of what it is made of.
+    """Let an active `TorchFunctionMode` see `function(x, threshold, ...)` instead of what it is made of.
 
-    The trace of a network finds the call by its function, as ``torch.relu``; so does the spiking network, when it
+    The trace of a network finds the call by its function, as `torch.relu`; so does the spiking network, when it
     sends the call to its neurons.
 
     Args:

@@ -24,11 +24,11 @@ from ftbc_pl.simulation.corrections import Changed
 
 
 def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: CalibrationReport | None = None) -> None:
-    """Write ``<path>.safetensors`` and ``<path>.json``, both or neither.
+    """Write `<path>.safetensors` and `<path>.json`, both or neither.
 
     Args:
         snn: A spiking network, calibrated or not.
-        path: Path without suffix, such as ``out/snn``; the folder is made.
+        path: Path without suffix, such as `out/snn`; the folder is made.
         report: What the calibration did, kept in the JSON file.
 
     Raises:
@@ -64,10 +64,10 @@ def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: Calib
 
 
 def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> SpikingNetwork:
-    """Read what :func:`save_snn` wrote; outputs are bit-equal to those before.
+    """Read what `save_snn` wrote; outputs are bit-equal to those before.
 
     Args:
-        path: Path without suffix, either of the two files, or a folder that holds ``snn.json``.
+        path: Path without suffix, either of the two files, or a folder that holds `snn.json`.
         ann: A network of the architecture that was converted, for networks that timm does not know; its weights are
             not used, and it is left as it is.
 

@@ -32,10 +32,10 @@ __all__ = ["read_contents"]
 
 
 def read_contents(path: Path) -> Any:
-    """Return what was saved in a file of safetensors or ``torch.save``.
+    """Return what was saved in a file of safetensors or `torch.save`.
 
     Objects that are neither tensors, plain values nor containers of these come as
-    :class:`~ftbc_pl.models.inert.Inert`.
+    `ftbc_pl.models.inert.Inert`.
 
     Raises:
         FileNotFoundError: There is nothing at `path`.
@@ -63,7 +63,7 @@ def _load(path: Path, inert: bool) -> Any:
 
 
 def _kind(path: Path) -> str:
-    """Return ``safetensors``, ``zip`` or ``legacy`` (torch.save before 1.6), by the first bytes."""
+    """Return `safetensors`, `zip` or `legacy` (torch.save before 1.6), by the first bytes."""
     if path.is_dir():
         files = [file.name for file in sorted(path.iterdir()) if file.suffix in _SUFFIXES]
         hint = f"such as {files[0]}" if files else "but it holds none"

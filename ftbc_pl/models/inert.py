@@ -1,7 +1,7 @@
-"""Reads the tensors out of a file of ``torch.save`` whatever else was saved beside them, without running any of it.
+"""Reads the tensors out of a file of `torch.save` whatever else was saved beside them, without running any of it.
 
 A pickle is a program: it names functions and classes, which are imported and called. Here no name is ever looked up.
-Names that rebuild tensors stand for code in this file, every other name for :class:`Inert`, which does nothing.
+Names that rebuild tensors stand for code in this file, every other name for `Inert`, which does nothing.
 """
 
 import io
@@ -139,7 +139,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_inertly(path: Path) -> Any:
-    """Read a zip file of ``torch.save``; tensors and plain values are what they were, the rest is :class:`Inert`.
+    """Read a zip file of `torch.save`; tensors and plain values are what they were, the rest is `Inert`.
 
     Raises:
         ValueError: The file is damaged, or written on a machine with the other order of bytes.

@@ -31,7 +31,7 @@ class Match:
 
 
 def match_names(own: Iterable[str], found: Iterable[str]) -> Match:
-    """Find the prefix and the wrappers that make the names ``found`` in a file those of the network's ``own``.
+    """Find the prefix and the wrappers that make the names `found` in a file those of the network's `own`.
 
     The prefix is learned from the names themselves: the one below which most of the network's names are.
     """

@@ -23,7 +23,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a file without running any code in it.
 
     The state dict may lie inside a checkpoint, beside settings and states of optimizers. Its names are as they stand
-    in the file; :func:`assign_weights` finds the prefix that training code has put before them.
+    in the file; `assign_weights` finds the prefix that training code has put before them.
 
     Raises:
         FileNotFoundError: There is no file at `path`.
@@ -42,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint_state(path: str | Path) -> dict[str, Tensor]:
-    """Return the ``state_dict`` of a Lightning checkpoint, whatever objects its hyper-parameters are.
+    """Return the `state_dict` of a Lightning checkpoint, whatever objects its hyper-parameters are.
 
     Neither these nor anything else in the file is imported or called.
 
@@ -72,7 +72,7 @@ def assign_weights(
     """Give `network` the weights read from the file `source`, in place, and return the network.
 
     Every parameter and buffer must be there with the same shape; only the batch counters of normalisation layers may be
-    missing. Names may begin with whatever training code puts before them (``module.``, ``model.``, ``_orig_mod.``, …):
+    missing. Names may begin with whatever training code puts before them (`module.`, `model.`, `_orig_mod.`, …):
     what fits the network's own names is taken, and nothing else may be there beside it.
 
     Args:
@@ -106,7 +106,7 @@ def assign_weights(
 
 
 def _counters(own: Mapping[str, Tensor], weights: Iterable[str], match: Match) -> dict[str, str]:
-    """Names of the batch counters, which :func:`match_names` has taken for unexpected: they lie beside variances."""
+    """Names of the batch counters, which `match_names` has taken for unexpected: they lie beside variances."""
     counters, known = {}, set(weights)
     for found, name in match.names.items():
         beside, counter = found.removesuffix("running_var"), name.removesuffix("running_var") + "num_batches_tracked"

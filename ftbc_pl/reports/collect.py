@@ -32,7 +32,7 @@ def collect_results(
         snn: The spiking network.
         accuracies: What the evaluation measured.
         calibration: What the calibration did, or None if there was none.
-        split: ``validation`` or ``test``.
+        split: `validation` or `test`.
         settings: The configuration of the run.
         links: Where its logs are, as `logger_links` finds them.
         energy: What the network costs, if that was measured.

@@ -19,7 +19,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``.
+        """Write `checkpoint` to `path`.
 
         Raises:
             OSError: The disk is full; names the path, which keeps its former content.
@@ -33,11 +33,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """Read the checkpoint at ``path``, by default without running code in it: Lightning would, for addresses."""
+        """Read the checkpoint at `path`, by default without running code in it: Lightning would, for addresses."""
         return super().load_checkpoint(path, map_location, weights_only=weights_only is not False)
 
 
 def use_atomic_checkpoints(trainer: Trainer) -> None:
-    """Let the trainer write and read checkpoints by :class:`AtomicCheckpointIO`, unless it was given another way."""
+    """Let the trainer write and read checkpoints by `AtomicCheckpointIO`, unless it was given another way."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()

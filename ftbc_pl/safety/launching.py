@@ -8,7 +8,7 @@ def check_launcher(trainer: Trainer) -> None:
     """Check that the processes of a training live on after it: what follows it runs in them.
 
     Raises:
-        ValueError: They are started by ``fit`` and end with it, as those of ddp_spawn and ddp_notebook.
+        ValueError: They are started by `fit` and end with it, as those of ddp_spawn and ddp_notebook.
     """
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ValueError(

@@ -44,7 +44,7 @@ class OutputFolder:
     Attributes:
         path: The folder.
         place: Where new files are written: the folder itself, or where it holds the results of an earlier run a hidden
-            folder inside, so that these are whole until :meth:`commit`.
+            folder inside, so that these are whole until `commit`.
     """
 
     def __init__(self, folder: str | os.PathLike[str], overwrite: bool) -> None:
@@ -79,7 +79,7 @@ class OutputFolder:
         return [name for name in FILES if (self.path / name).exists()]
 
     def abandon(self) -> None:
-        """Drop new files that were to take the places of earlier ones; do nothing after :meth:`commit`."""
+        """Drop new files that were to take the places of earlier ones; do nothing after `commit`."""
         if self._update is not None:
             self._update.abandon()
             self._update = None
@@ -87,7 +87,7 @@ class OutputFolder:
 
 
 def lock(folder: Path) -> None:
-    """Lock a folder for this process, until :func:`unlock` or until the process ends, however it does.
+    """Lock a folder for this process, until `unlock` or until the process ends, however it does.
 
     Raises:
         BlockingIOError: Another process has locked it; says which.

@@ -21,7 +21,7 @@ def carry_best_over(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     numbers its folders.
 
     Args:
-        trainer: A trainer that restores ``checkpoint``, with the callbacks set up.
+        trainer: A trainer that restores `checkpoint`, with the callbacks set up.
         checkpoint: The content of the checkpoint; what it records of the callbacks is changed in place.
     """
     states = checkpoint.get("callbacks") or {}
@@ -102,7 +102,7 @@ class EpochSeed(Callback):
     """
 
     def __init__(self, seed: int) -> None:
-        """Seed by ``seed``."""
+        """Seed by `seed`."""
         self.seed = seed
         self._numbers: dict[str, Any] | None = None
 
@@ -163,7 +163,7 @@ def random_numbers() -> dict[str, Any]:
 
 
 def set_random_numbers(states: Mapping[str, Any]) -> None:
-    """The inverse of :func:`random_numbers`."""
+    """The inverse of `random_numbers`."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     key = states["numpy"].cpu().numpy().astype(np.uint32)

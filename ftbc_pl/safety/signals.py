@@ -151,7 +151,7 @@ class Stopping(Callback):
 
 
 def newest_checkpoint(trainer: Trainer, step: int | None = None) -> Path | None:
-    """The last checkpoint that the trainer's callbacks have written, or the one of ``step``; None if there is none."""
+    """The last checkpoint that the trainer's callbacks have written, or the one of `step`; None if there is none."""
     written = [
         (callback._last_global_step_saved, Path(callback._last_checkpoint_saved))
         for callback in trainer.checkpoint_callbacks

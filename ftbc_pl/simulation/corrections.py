@@ -52,7 +52,7 @@ class Layers(Protocol):
     """What happens at the calls that are no sites during one forward."""
 
     def around(self, place: Place, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what is called instead of ``function``, or itself."""
+        """Return what is called instead of `function`, or itself."""
 
     def are_all_in(self, counts: Mapping[str, int]) -> bool:
         """Whether the calls of a forward, as many of each name, are all those that are looked for."""
@@ -100,7 +100,7 @@ class Corrections(nn.Module):
                 self.register_buffer(name, tensor)
 
     def during(self, blocks: int, ann_rows: bool) -> Layers | None:
-        """Corrected layers for one forward of ``blocks`` blocks of rows, the first one the ANN's if ``ann_rows``."""
+        """Corrected layers for one forward of `blocks` blocks of rows, the first one the ANN's if `ann_rows`."""
         return _CorrectedLayers(self, blocks, ann_rows) if self.changed else None
 
 

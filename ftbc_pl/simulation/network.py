@@ -29,10 +29,10 @@ _CPU_ROWS = 128
 
 
 class SpikingNetwork(nn.Module):
-    """A converted network; made by :func:`ftbc_pl.convert`.
+    """A converted network; made by `ftbc_pl.convert`.
 
     Attributes:
-        network: The ANN: ``snn.network(images)`` gives its logits (B, num_classes).
+        network: The ANN: `snn.network(images)` gives its logits (B, num_classes).
         sites: One module per site, in forward order.
         trace: What each site replaces.
         num_steps: Number of timesteps T.
@@ -104,7 +104,7 @@ class SpikingNetwork(nn.Module):
                 yield call, site
 
     def compile_neurons(self) -> None:
-        """Run several steps of each neuron as one kernel made by ``torch.compile``; the result is the same.
+        """Run several steps of each neuron as one kernel made by `torch.compile`; the result is the same.
 
         Layers run as before. Calibration looks into the neurons at each step and does not use the kernels. A
         compilation takes some seconds, and needs a C++ compiler for a CPU, Triton for a GPU. It is not saved: call
@@ -130,7 +130,7 @@ class SpikingNetwork(nn.Module):
             images: (B, ...).
 
         Returns:
-            Output of each step, (T, B, num_classes); :meth:`readout` makes predictions of them. Networks with several
+            Output of each step, (T, B, num_classes); `readout` makes predictions of them. Networks with several
             outputs or feature maps give the same structure of such tensors, (T, B, ...).
         """
         chunks = self.chunks(len(images))
@@ -140,7 +140,7 @@ class SpikingNetwork(nn.Module):
 
     @torch.no_grad()
     def simulate(self, images: Tensor, visitor: Callable[[int], Simulation]) -> Any:
-        """Simulate as :meth:`forward` does, with visitors of one's own.
+        """Simulate as `forward` does, with visitors of one's own.
 
         Args:
             images: (B, ...).
@@ -176,7 +176,7 @@ class SpikingNetwork(nn.Module):
         return [chunk] * full + ([rest] if rest else [])
 
     def visit(self, images: Tensor, visitor: Simulation, layers: Layers | None = None) -> Any:
-        """Run the ANN's code on the rows of ``visitor``; outputs are (blocks, B, ...).
+        """Run the ANN's code on the rows of `visitor`; outputs are (blocks, B, ...).
 
         Args:
             images: (B, ...).

@@ -35,7 +35,7 @@ class Replay:
         self.__init__()  # type: ignore[misc]
 
     def run(self, forward: Callable[[Tensor], Any], images: Tensor, modules: list[nn.Module], *key: Hashable) -> Any:
-        """Run ``forward`` on images (B, ...), by its graph once there is one.
+        """Run `forward` on images (B, ...), by its graph once there is one.
 
         Args:
             forward: Without a result that depends on the data, and without gradients.

@@ -14,7 +14,7 @@ class Visitor(Protocol):
     """What happens at the sites during one forward of the ANN's code."""
 
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the output of a spiking site for its input ``x``; ``activation`` is what the ANN would do."""
+        """Return the output of a spiking site for its input `x`; `activation` is what the ANN would do."""
 
     def rate_exact(
         self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
@@ -23,10 +23,10 @@ class Visitor(Protocol):
 
 
 class Simulation:
-    """Visitor that runs K timesteps in K·B rows, behind B rows of the ANN's own stream if ``ann_rows``."""
+    """Visitor that runs K timesteps in K·B rows, behind B rows of the ANN's own stream if `ann_rows`."""
 
     def __init__(self, num_steps: int, ann_rows: bool = False) -> None:
-        """Create the visitor for K = ``num_steps``."""
+        """Create the visitor for K = `num_steps`."""
         self.num_steps = num_steps
         self.ann_rows = ann_rows
 
@@ -56,7 +56,7 @@ class Simulation:
         return out.flatten(0, 1)
 
     def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
-        """Write θ·s behind the ANN's rows of ``out`` (blocks, B, C, ...)."""
+        """Write θ·s behind the ANN's rows of `out` (blocks, B, C, ...)."""
         site(current, out[self.ann_rows :])
 
     def rate_exact(
@@ -74,7 +74,7 @@ class Simulation:
 
 
 def _blocks_like(x: Tensor, blocks: int) -> Tensor:
-    """Uninitialised (blocks, *x.shape) in the memory layout of ``x`` (channels_last, say) with time in front."""
+    """Uninitialised (blocks, *x.shape) in the memory layout of `x` (channels_last, say) with time in front."""
     like = torch.empty_like(x)
     strides = (like.numel(), *like.stride())
     return torch.empty_strided((blocks, *like.shape), strides, dtype=x.dtype, device=x.device)

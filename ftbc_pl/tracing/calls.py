@@ -76,7 +76,7 @@ class Trace:
         constant_outputs: For each of them, whether it does not even depend on the input.
         problems: What can't be converted, one sentence per site.
         sizes_read: Whether the network asks for the size of a batch before the first sites, where it holds one timestep
-            only if ``static_prefix``.
+            only if `static_prefix`.
     """
 
     calls: tuple[Call, ...]

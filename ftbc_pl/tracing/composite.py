@@ -10,9 +10,9 @@ COMPOSITE = frozenset({"multi_head_attention_forward"})
 
 @cache
 def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose operations go to an active ``TorchFunctionMode`` instead of the function as a whole.
+    """The same function, whose operations go to an active `TorchFunctionMode` instead of the function as a whole.
 
-    A function of ``torch.nn.functional`` begins by asking ``has_torch_function``, and hands itself over if so; the same
+    A function of `torch.nn.functional` begins by asking `has_torch_function`, and hands itself over if so; the same
     code with another answer runs on.
     """
     assert isinstance(function, types.FunctionType)

@@ -27,7 +27,7 @@ _LAST = frozenset({"linear", "layer_norm", "rms_norm", "matmul"})
 class Layout(NamedTuple):
     """Dimension of the batch and of the channels; None where that is not known.
 
-    The batch is ``INTERLEAVED`` where it was merged into another dimension that does not begin with it.
+    The batch is `INTERLEAVED` where it was merged into another dimension that does not begin with it.
     """
 
     batch: int | None = 0
@@ -84,7 +84,7 @@ def _after(name: str, before: Layout, ndim: int, new_ndim: int) -> Layout:
 
 
 def _moved(source: Tensor, dim: int | None, again: Callable[[Tensor], Any], count: int) -> list[int | None]:
-    """Where a dimension of ``source`` is in each of the results; None where that is not known."""
+    """Where a dimension of `source` is in each of the results; None where that is not known."""
     shape = source.shape
     if dim is None or dim == INTERLEAVED or shape[dim] == 1:
         return [None] * count
@@ -98,7 +98,7 @@ def _moved(source: Tensor, dim: int | None, again: Callable[[Tensor], Any], coun
 
 
 def _varying(marker: Tensor) -> int | None:
-    """The only dimension along which a tensor varies; None if there are several, ``_GONE`` if there is none."""
+    """The only dimension along which a tensor varies; None if there are several, `_GONE` if there is none."""
     varying = [d for d in range(marker.ndim) if bool((marker != marker.narrow(d, 0, 1)).any())]
     if len(varying) != 1:
         return None if varying else _GONE

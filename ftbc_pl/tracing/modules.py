@@ -53,7 +53,7 @@ def is_activation_module(module: nn.Module) -> bool:
 
 
 def source_line() -> str:
-    """``file:line`` of the innermost frame that is neither torch nor this package's machinery."""
+    """`file:line` of the innermost frame that is neither torch nor this package's machinery."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_SKIPPED_SOURCES):
         frame = frame.f_back

@@ -93,7 +93,7 @@ def is_metadata(name: str) -> bool:
 def classify(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], streams: Sequence[Tensor]
 ) -> Kind:
-    """Say how a call is treated; ``streams`` are those of its arguments that depend on the network's input."""
+    """Say how a call is treated; `streams` are those of its arguments that depend on the network's input."""
     name = operation_name(function)
     if is_metadata(name):
         return Kind.METADATA

@@ -1,6 +1,6 @@
 """List every operation of one forward of a network, with its module path, source line and meaning for spikes.
 
-The network runs under a ``TorchFunctionMode``, so functional calls, shared modules and networks that can't be traced
+The network runs under a `TorchFunctionMode`, so functional calls, shared modules and networks that can't be traced
 symbolically are all seen. Tensors that depend on the input, the streams, carry tags from one operation to the next.
 Autograd is the second witness: parameters are frozen for the run and the input requires a gradient, so a tensor that
 requires one without a tag was made by code that hides from torch, and is a problem.
@@ -37,7 +37,7 @@ _OUTPUTS = (Tensor, int, float, str, bytes, type(None))
 
 
 def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
-    """Run ``network`` once on ``example`` (B, ...) and list its sites.
+    """Run `network` once on `example` (B, ...) and list its sites.
 
     Args:
         network: The ANN in eval mode.

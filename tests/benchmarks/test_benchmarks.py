@@ -128,8 +128,9 @@ def test_cost_of_calibration(monkeypatch, capsys):
 def test_cost_of_inference(monkeypatch, capsys):
     run(monkeypatch, "cost", "inference", "--batch_size", "2", "--runs", "1")
     rows = table_of(capsys.readouterr().out)[2:]
-    assert [row[0] for row in rows[::2]] == ["cifar_resnet20", "cifar_vgg16"]
-    assert [row[0] for row in rows[1::2]] == [f"{row[0]}, neurons compiled" for row in rows[::2]]
+    assert [row[0] for row in rows[::3]] == ["cifar_resnet20 at 32×32", "cifar_vgg16 at 32×32"]
+    assert [row[0] for row in rows[1::3]] == [f"{row[0]}, folded" for row in rows[::3]]
+    assert [row[0] for row in rows[2::3]] == [f"{row[0]}, neurons compiled" for row in rows[::3]]
     assert all(float(row[3]) > 0 for row in rows)
 
 
@@ -172,6 +173,14 @@ def test_the_tables_of_the_readme_are_what_was_measured(monkeypatch, capsys):
         assert {block.strip().partition(":")[0].partition(",")[0] for block in blocks} == set(named)
         for block in blocks:
             assert block.strip() in readme, command
+
+
+def test_exported(cifar_like, monkeypatch, capsys):
+    options = ["--num_steps=1", "--images=2", "--calibration=20", "--validation=20", "--runs=1"]
+    run(monkeypatch, "exported", "--data", str(cifar_like), "--batch_sizes", "1", "2", *options)
+    printed = capsys.readouterr().out
+    assert float(re.search(r"([\d.]+)% of neurons", printed)[1]) > 99
+    assert [row[0] for row in table_of(printed)[2:]] == ["1", "2"]
 
 
 @pytest.mark.skipif("FTBC_AUTHORS" not in os.environ, reason="FTBC_AUTHORS names no checkout of the authors' code")

@@ -1,11 +1,13 @@
 """The commands and the code of README.md, CONTRIBUTING.md and docs/ work."""
 
+import copy
 import re
 import shlex
 import subprocess
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,6 +27,8 @@ INSTEAD = {
     "batch_size=200": "batch_size=3",
     "loss=0.005": "loss=0.2",
     "(1, 2, 4, 8)": "(1, 2)",
+    "max_epochs=10, ": "max_epochs=1, accelerator='cpu', enable_checkpointing=False, logger=False, "
+    "enable_progress_bar=False, ",
 }
 
 
@@ -41,7 +45,7 @@ def test_commands_are_understood(command, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments if help_wanted else [*arguments[:1], "--print_config", *arguments[1:]])
     assert ended.value.code == 0
-    assert "ftbc" in capsys.readouterr().out
+    assert ("snn_path" if arguments[0] == "export" else "ftbc") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -60,13 +64,31 @@ def test_the_readme_starts_with_the_two_commands_and_stays_short():
     assert len(text.split()) <= 1800
 
 
+class Task(LightningModule):
+    """A task of one's own around a network."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def training_step(self, batch, batch_idx):
+        inputs, labels = batch
+        return nn.functional.cross_entropy(self.model(inputs), labels)
+
+    def validation_step(self, batch, batch_idx):
+        inputs, labels = batch
+        self.log("val/loss", nn.functional.cross_entropy(self.model(inputs), labels))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
 def scope_of(page):
     """What the examples of a page take as given: a network, its data, and a LightningModule around it."""
     torch.manual_seed(0)
     small = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
     data = TensorDataset(images(12, 32), torch.arange(12) % 10)
-    module = nn.Module()
-    module.model = small
+    module = Task(copy.deepcopy(small).train())
     return {
         "ann": create("resnet18") if page == README else small.eval(),
         "module": module,

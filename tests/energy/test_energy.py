@@ -47,7 +47,7 @@ def converted(ann, size=6, **options):
 
 
 def operations_by_step(spikes, of):
-    """Synaptic operations of each step, for one image; ``of`` says those of spikes [C][H][W]."""
+    """Synaptic operations of each step, for one image; `of` says those of spikes [C][H][W]."""
     return [sum(of(image) for image in step) / len(step) for step in spikes]
 
 

@@ -26,14 +26,14 @@ def generator_of(seed):
 
 
 def in_layout(values, channel_dim, last):
-    """``values`` (..., B, C, ...) with channels last in memory or not; C counts from the last of ``channel_dim``."""
+    """`values` (..., B, C, ...) with channels last in memory or not; C counts from the last of `channel_dim`."""
     if not last:
         return values.contiguous()
     return values.movedim(channel_dim, -1).contiguous().movedim(-1, channel_dim)
 
 
 def count_launches(monkeypatch, modules, call):
-    """How many kernels ``call`` launches: Triton's, and those of torch that are not mere views or allocations."""
+    """How many kernels `call` launches: Triton's, and those of torch that are not mere views or allocations."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     launched = []

@@ -33,7 +33,7 @@ def start(*arguments, at=None, then="", **environment):
 
     Args:
         *arguments: Those of the command line.
-        at: Function, as ``module:name``, before which the process does ``then``.
+        at: Function, as `module:name`, before which the process does `then`.
         then: A statement.
         **environment: Further variables.
     """

@@ -16,7 +16,7 @@ BAD = {
     "too many images": (["--ftbc.batch_size=5000"], 1, "lower ftbc.batch_size or ftbc.num_batches"),
     "no weights": (["--model.weights=none.safetensors"], 1, "none.safetensors"),
     "unknown network": (["--model.network=resnet1"], 1, "did you mean"),
-    "bad solver": (["--ftbc.solver=best"], 1, "solver must be one of balanced, exact, heuristic, got 'best'"),
+    "bad solver": (["--ftbc.solver=best"], 1, "solver must be one of balanced, exact, heuristic"),
     "bad threshold": (["--ftbc.threshold=best"], 1, "threshold must be 'mse', 'max' or a percentile"),
     "missing data": (["--data=ImageData", "--data.root=nowhere", "--data.num_classes=3"], 1, "nowhere"),
 }

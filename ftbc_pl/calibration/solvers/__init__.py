@@ -1,4 +1,4 @@
-"""Rules for the temporal bias, one file each; ``@register_solver("name")`` adds one of your own."""
+"""Rules for the temporal bias, one file each; `@register_solver("name")` adds one of your own."""
 
 from ftbc_pl.calibration.solvers.balanced import Balanced
 from ftbc_pl.calibration.solvers.base import SiteStep, Solver, SumSolver

@@ -1,6 +1,6 @@
 """The temporal bias that minimises the error of the output, its mean weighted more than its noise.
 
-Matching means alone (``exact``) ignores what single neurons do; least squares alone (λ = 0) lets the mean of a channel
+Matching means alone (`exact`) ignores what single neurons do; least squares alone (λ = 0) lets the mean of a channel
 drift, and an error of the mean is shared by all neurons of a channel and adds up from layer to layer, where noise
 averages out. λ says how much more the mean counts. Small values keep weak neurons from firing early: that costs
 accuracy at the first step and gains some at the following ones, so the best λ depends on the step that matters.
@@ -77,10 +77,10 @@ def balanced_bias(sums: Tensor, threshold: Tensor, mean_weight: float, granulari
     are the multiples of θ/256 from −θ to 2θ; of those that fire the same neurons the one closest to zero is taken.
 
     Args:
-        sums: What :func:`balanced_sums` adds up, over all processes, (2, C, candidates).
+        sums: What `balanced_sums` adds up, over all processes, (2, C, candidates).
         threshold: θ, (C,).
         mean_weight: λ ≥ 0.
-        granularity: One bias per ``channel``, or one for the whole ``layer``.
+        granularity: One bias per `channel`, or one for the whole `layer`.
 
     Returns:
         b[t], (C,).
@@ -116,8 +116,8 @@ def balanced_sums(
         membrane: u[t] without the bias, (B, C, ...), in activation units.
         error: e, (B, C, ...), in activation units.
         threshold: θ, (C,).
-        channel_dim: Dimension of C in ``membrane``.
-        granularity: One bias per ``channel``, or one for the whole ``layer``.
+        channel_dim: Dimension of C in `membrane`.
+        granularity: One bias per `channel`, or one for the whole `layer`.
 
     Returns:
         (2, C, _CANDIDATES + 1), whole numbers in float64. The last bin holds those that fire at no candidate.

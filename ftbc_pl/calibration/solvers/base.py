@@ -24,9 +24,9 @@ class SiteStep:
         bias: b[t] so far, (C,), where the new one is written: 0 in the first batch, unless the solver goes on from
             batch to batch.
         threshold: θ, (C,).
-        channel_dim: Dimension of C in ``membrane``.
+        channel_dim: Dimension of C in `membrane`.
         target: Expectations of the ANN at this site.
-        out: (B, C, ...), becomes θ·s[t]; may be the memory of ``current``.
+        out: (B, C, ...), becomes θ·s[t]; may be the memory of `current`.
         counts: (1,) int64, to which the number of spikes is added.
         activation: a, (B, C, ...); only for solvers that look at single neurons.
         error: What the output so far lacks, t·a − θ·Σ_{τ<t} s[τ], (B, C, ...); only for those, too.
@@ -55,7 +55,7 @@ class Solver(ABC):
         options: Which of the options of a calibration it takes beside those that all take.
         continues: Whether a batch goes on from the biases of the batch before; if not, those of all batches are
             averaged.
-        single_neurons: Whether it needs ``activation`` and ``error``, which cost memory of the size of a step.
+        single_neurons: Whether it needs `activation` and `error`, which cost memory of the size of a step.
     """
 
     options: ClassVar[frozenset[str]] = frozenset()
@@ -63,7 +63,7 @@ class Solver(ABC):
     single_neurons: ClassVar[bool] = False
 
     def __init__(self, options: CalibrationOptions, num_steps: int) -> None:
-        """Create the solver for one calibration of T = ``num_steps``."""
+        """Create the solver for one calibration of T = `num_steps`."""
         self.granularity = options.granularity
 
     @abstractmethod
@@ -76,7 +76,7 @@ class Solver(ABC):
             self._step_by_step_(step)
 
     def launch_(self, step: SiteStep) -> bool:
-        """Do all of a step in kernels, with the bits of :meth:`solve`; False if there are none."""
+        """Do all of a step in kernels, with the bits of `solve`; False if there are none."""
         return False
 
     def _step_by_step_(self, step: SiteStep) -> None:

@@ -56,8 +56,8 @@ def exact_bias(
         membrane: u[t] without the bias, (B, C, ...), in activation units.
         target: Expectations of the ANN at this site.
         threshold: θ, (C,).
-        channel_dim: Dimension of C in ``membrane``.
-        granularity: One cut per ``channel``, or one for the whole ``layer``, where the fraction is the mean of all
+        channel_dim: Dimension of C in `membrane`.
+        granularity: One cut per `channel`, or one for the whole `layer`, where the fraction is the mean of all
             channels'.
         merge: Makes statistics of the whole from those of one part.
 

@@ -48,7 +48,7 @@ def fired_counts(membrane: Tensor, bias: Tensor, threshold: Tensor, channel_dim:
         membrane: u[t] without the bias, (B, C, ...), in activation units.
         bias: b[t], (C,).
         threshold: θ, (C,).
-        channel_dim: Dimension of C in ``membrane``.
+        channel_dim: Dimension of C in `membrane`.
     """
     theta, b = (per_channel(values, membrane.ndim, channel_dim) for values in (threshold, bias))
     others = [dim for dim in range(membrane.ndim) if dim != channel_dim]
@@ -66,7 +66,7 @@ def heuristic_bias(
         target: Expectations of the ANN at this site.
         threshold: θ, (C,).
         alpha: Step size α.
-        granularity: One error per ``channel``, or one for the whole ``layer``.
+        granularity: One error per `channel`, or one for the whole `layer`.
 
     Returns:
         The new b[t], (C,).

@@ -1,6 +1,6 @@
-"""GPU kernels in Triton: the same functions as elsewhere in :mod:`ftbc_pl.functional`, with few launches.
+"""GPU kernels in Triton: the same functions as elsewhere in `ftbc_pl.functional`, with few launches.
 
-Importing this package doesn't import Triton; its modules do, so import them only where :func:`available` says so.
+Importing this package doesn't import Triton; its modules do, so import them only where `available` says so.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import torch
 
 @cache
 def available(device: torch.device) -> bool:
-    """Whether kernels run on ``device``, found out with a tiny one; why they don't is said once."""
+    """Whether kernels run on `device`, found out with a tiny one; why they don't is said once."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     neuron = importlib.import_module("ftbc_pl.functional.kernels.neuron")

@@ -37,7 +37,7 @@ class Scale:
 
     @classmethod
     def of(cls, threshold: Tensor, layer: bool = False) -> "Scale":
-        """Scale for thresholds θ (C,), with one unit for all channels if ``layer``."""
+        """Scale for thresholds θ (C,), with one unit for all channels if `layer`."""
         unit = (threshold.max().expand_as(threshold) if layer else threshold).contiguous()
         per_unit, whole = _PER_UNIT.value, _INTEGER.value
         return cls(unit, -per_unit / unit, threshold / unit * per_unit + per_unit, whole / unit)
@@ -57,9 +57,9 @@ def balanced_step_(
     counts: Tensor | None = None,
     add: Merge = alone,
 ) -> Tensor:
-    """Integrate a current, choose the bias as :func:`ftbc_pl.calibration.solvers.balanced_bias` does, to the bit, fire.
+    """Integrate a current, choose the bias as `ftbc_pl.calibration.solvers.balanced_bias` does, to the bit, fire.
 
-    One bias per channel; for one per layer, choose it between :func:`integrate_and_sum_` and the neuron's ``fire_``.
+    One bias per channel; for one per layer, choose it between `integrate_and_sum_` and the neuron's `fire_`.
 
     Args:
         current: x[t], (B, C, ...), in activation units.
@@ -70,13 +70,13 @@ def balanced_step_(
         scale: The scale of this site.
         mean_weight: λ ≥ 0.
         bias: (C,) float32, becomes b[t].
-        out: (B, C, ...), becomes θ·s[t]; may be ``current`` itself.
-        channel_dim: Dimension of C in ``membrane``.
+        out: (B, C, ...), becomes θ·s[t]; may be `current` itself.
+        channel_dim: Dimension of C in `membrane`.
         counts: (1,) int64, to which the number of spikes of this process is added.
         add: Adds float64 tensors of all processes in place; called once.
 
     Returns:
-        ``out``.
+        `out`.
 
     Raises:
         ValueError: Another dtype, or memory that is neither contiguous nor channels last, or in two orders.
@@ -98,7 +98,7 @@ def integrate_and_sum_(
         error: (B, C, ...) float32; a is added to it.
         activation: a, (B, C, ...).
         scale: The scale of this site.
-        channel_dim: Dimension of C in ``membrane``.
+        channel_dim: Dimension of C in `membrane`.
 
     Returns:
         (2, C, 770), whole numbers in float64, of this process: the number of neurons that begin to fire at each

@@ -49,7 +49,7 @@ def exact_step_(
     add: Merge = alone,
     maximum: Merge = alone,
 ) -> Tensor:
-    """Integrate a current, choose the bias as :func:`ftbc_pl.calibration.solvers.exact_bias` does, to the bit; fire.
+    """Integrate a current, choose the bias as `ftbc_pl.calibration.solvers.exact_bias` does, to the bit; fire.
 
     Args:
         current: x[t], (B, C, ...), in activation units.
@@ -57,14 +57,14 @@ def exact_step_(
         threshold: θ, (C,) float32.
         cut: Where to cut.
         bias: (C,) float32, becomes b[t].
-        out: (B, C, ...), becomes θ·s[t]; may be ``current`` itself.
-        channel_dim: Dimension of C in ``membrane``.
+        out: (B, C, ...), becomes θ·s[t]; may be `current` itself.
+        channel_dim: Dimension of C in `membrane`.
         counts: (1,) int64, to which the number of spikes of this process is added.
         add: Adds int32 tensors of all processes in place; called three times.
         maximum: Takes the element-wise maximum of int32 tensors of all processes in place; called once.
 
     Returns:
-        ``out``.
+        `out`.
 
     Raises:
         ValueError: Another dtype, more elements, or memory that is neither contiguous nor channels last.
@@ -75,7 +75,7 @@ def exact_step_(
 
 
 def choose_exact_(ranked: Ranked, cut: Cut, bias: Tensor) -> Tensor:
-    """Write the bias half-way between two neighbours in rank to ``bias`` (C,); see :func:`exact_step_`."""
+    """Write the bias half-way between two neighbours in rank to `bias` (C,); see `exact_step_`."""
     args = (ranked.last_counts, ranked.state, ranked.ranks, cut.edge, cut.margin, cut.lowest, cut.highest, bias)
     launch(_choose, (ranked.groups,), *args, ranked.groups, blocks(bias.numel(), ranked.groups), BLOCK=_BLOCK)
     return bias

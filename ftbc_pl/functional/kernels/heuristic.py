@@ -26,7 +26,7 @@ def heuristic_step_(
     counts: Tensor | None = None,
     add: Merge = alone,
 ) -> Tensor:
-    """Integrate a current, move the bias as :func:`ftbc_pl.calibration.solvers.heuristic_bias` does, and fire.
+    """Integrate a current, move the bias as `ftbc_pl.calibration.solvers.heuristic_bias` does, and fire.
 
     Args:
         current: x[t], (B, C, ...), in activation units.
@@ -36,14 +36,14 @@ def heuristic_step_(
         count: Number of values per channel, over all processes.
         alpha: Step size α.
         bias: b[t] so far, (C,); becomes b − α·(E[θ·s] − E[a]), s fired with the bias so far.
-        out: (B, C, ...), becomes θ·s[t]; may be ``current`` itself.
-        channel_dim: Dimension of C in ``membrane``.
+        out: (B, C, ...), becomes θ·s[t]; may be `current` itself.
+        channel_dim: Dimension of C in `membrane`.
         layer: One error for the whole layer, the mean of the channels', instead of one per channel.
         counts: (1,) int64, to which the number of spikes of this process is added.
         add: Adds int64 tensors of all processes in place; called once.
 
     Returns:
-        ``out``.
+        `out`.
 
     Raises:
         ValueError: Memory that is neither contiguous nor channels last, or in two orders.
@@ -68,14 +68,14 @@ def heuristic_step_(
 def integrate_and_count_(
     current: Tensor, membrane: Tensor, threshold: Tensor, bias: Tensor, channel_dim: int
 ) -> Tensor:
-    """Add the current to the membrane, and count the neurons of each channel that would fire with ``bias``.
+    """Add the current to the membrane, and count the neurons of each channel that would fire with `bias`.
 
     Args:
         current: x, (B, C, ...).
         membrane: v, (B, C, ...); becomes u = v + x.
         threshold: θ, (C,).
         bias: b, (C,), which isn't added to the membrane.
-        channel_dim: Dimension of C in ``membrane``.
+        channel_dim: Dimension of C in `membrane`.
 
     Returns:
         (C,) int64, of this process.

@@ -16,7 +16,7 @@ def alone(values: Tensor) -> Tensor:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """Run ``kernel`` on the device of its first argument, without fused multiply-add, which rounds once, not twice."""
+    """Run `kernel` on the device of its first argument, without fused multiply-add, which rounds once, not twice."""
     device = args[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
@@ -26,7 +26,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> No
 
 
 def blocks(size: int, block: int) -> int:
-    """Number of blocks that hold ``size`` elements."""
+    """Number of blocks that hold `size` elements."""
     return -(-size // block)
 
 
@@ -51,7 +51,7 @@ def supports(channel_dim: int, membrane: Tensor, *others: Tensor) -> bool:
 
 
 def check_layout(channel_dim: int, *tensors: Tensor) -> int:
-    """:func:`inner_size`, where there must be one.
+    """`inner_size`, where there must be one.
 
     Raises:
         ValueError: There is none.

@@ -1,6 +1,6 @@
 """Integrate-and-fire neurons over several timesteps in one kernel: one read of each current, one write of the spikes.
 
-The same operations in the same order as in :mod:`ftbc_pl.functional.neuron`, with the same result to the bit.
+The same operations in the same order as in `ftbc_pl.functional.neuron`, with the same result to the bit.
 """
 
 import torch
@@ -31,14 +31,14 @@ def integrate_and_fire_(
         current: x, (K, B, C, ...), in activation units; 16, 32 or 64 bits.
         membrane: v before the first of these steps, (B, C, ...), of at least 32 bits so that chunks of time don't
             change the result; becomes v after the last one.
-        threshold: θ, (C,), rounded to the dtype of ``current``.
+        threshold: θ, (C,), rounded to the dtype of `current`.
         bias: b, (K, C), or None for no bias.
-        out: (K, B, C, ...), becomes θ·s. May be ``current`` itself, which it then overwrites. None: only count spikes.
-        channel_dim: Dimension of C in ``membrane``.
+        out: (K, B, C, ...), becomes θ·s. May be `current` itself, which it then overwrites. None: only count spikes.
+        channel_dim: Dimension of C in `membrane`.
         counts: (K,) int64, to which the number of spikes of each step is added.
 
     Returns:
-        ``out``.
+        `out`.
     """
     tensors = (membrane, current[0]) if out is None else (membrane, current[0], out[0])
     inner, channels = inner_size(channel_dim, *tensors), threshold.numel()
@@ -80,15 +80,15 @@ def fire_(
 
     Args:
         membrane: u[t] without the bias, (B, C, ...), in activation units, 32 or 64 bits; becomes v[t].
-        threshold: θ, (C,), rounded to the dtype of ``out``.
+        threshold: θ, (C,), rounded to the dtype of `out`.
         bias: b[t], (C,).
         out: (B, C, ...), becomes θ·s[t].
-        channel_dim: Dimension of C in ``membrane``.
+        channel_dim: Dimension of C in `membrane`.
         error: (B, C, ...), from which θ·s[t] is subtracted.
         counts: (1,) int64, to which the number of spikes is added.
 
     Returns:
-        ``out``.
+        `out`.
 
     Raises:
         ValueError: The tensors lie in memory in different orders, or in one that is neither contiguous nor channels
@@ -119,7 +119,7 @@ def _compute(membrane: Tensor) -> tl.dtype:
 
 @triton.jit
 def channels_of(start, within, channels, inner):
-    """Channel of each element of memory ``start + within``; only the start may need 64 bits."""
+    """Channel of each element of memory `start + within`; only the start may need 64 bits."""
     return ((start % (channels * inner)).to(tl.int32) + within) // inner % channels
 
 

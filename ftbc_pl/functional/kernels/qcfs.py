@@ -1,6 +1,6 @@
 """Quantisation-clip-floor-shift activation: one kernel forward, one backward and a sum of what its programs found.
 
-The formula of :mod:`ftbc_pl.functional.qcfs`, worked out in 32 bits where ``x`` has 16.
+The formula of `ftbc_pl.functional.qcfs`, worked out in 32 bits where `x` has 16.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ class QCFS(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: Tensor, levels: int) -> Tensor:
-        """Quantise ``x`` of any shape; ``threshold`` is a scalar tensor."""
+        """Quantise `x` of any shape; `threshold` is a scalar tensor."""
         y = torch.empty_like(x)
         if y.stride() != x.stride():  # not dense
             x = torch.empty_like(x).copy_(x)
@@ -31,7 +31,7 @@ class QCFS(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        """Gradient to ``x``: 0 at and beyond the bounds. That to ``threshold``: the same to the bit each time."""
+        """Gradient to `x`: 0 at and beyond the bounds. That to `threshold`: the same to the bit each time."""
         (grad,) = grad_outputs
         x, threshold = ctx.saved_tensors
         if grad.stride() != x.stride():
@@ -43,7 +43,7 @@ class QCFS(torch.autograd.Function):
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels take the dtype of ``x``."""
+    """Whether the kernels take the dtype of `x`."""
     return x.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -60,7 +60,7 @@ def largest(
         values: (B, C, ...) float32, without NaN, fewer than 2³⁰ elements, and 2³¹ in all processes together;
             contiguous or channels last.
         ranks: (C,) int64, counted over all processes: 0 selects the largest value of the channel.
-        channel_dim: Dimension of C in ``values``.
+        channel_dim: Dimension of C in `values`.
         add: Adds int32 tensors of all processes.
         maximum: Takes the element-wise maximum of int32 tensors of all processes.
 
@@ -90,7 +90,7 @@ def rank(
         current: x, (B, C, ...); None for nothing to add.
         threshold: θ, (C,); None for nothing to subtract.
         ranks: (C,) int64, or (1,) for one rank over the whole layer.
-        channel_dim: Dimension of C in ``membrane``.
+        channel_dim: Dimension of C in `membrane`.
         add: Adds int32 tensors of all processes.
         maximum: Takes the element-wise maximum of int32 tensors of all processes.
 
