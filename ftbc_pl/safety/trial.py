@@ -31,5 +31,5 @@ def check_convertible(network: nn.Module, loader: Any, options: ConversionOption
     with isolate_rng(), torch.no_grad():
         (images,) = first_batches(loader, 1)
         if any(is_lazy(parameter) for parameter in network.parameters()):
-            network.eval()(images[:2])  # lazy layers get their sizes
+            network.eval()(images[:2].to(next(network.parameters()).device))  # lazy layers get their sizes
         convert(network, example=images[:2], check=False, measure=False, **options.to_dict())
