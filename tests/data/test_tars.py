@@ -220,3 +220,32 @@ def test_empty_class_folders_count_where_the_number_of_classes_says_so(root):
         assert data.class_names == ["china", "dog", "flower", "fox"]
         assert data.images("train").labels.unique().tolist() == [0, 2]
         assert data.images("test").labels.unique().tolist() == [0, 2]
+
+
+def test_nothing_is_ever_written(tmp_path):
+    """Images are read where they lie in the tar: names that lead out of it, links and devices write nothing."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    path = inside / "t.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("a/1.png", "b/1.png", "../../out.png", "a/../../../out.png", str(tmp_path / "absolute.png")):
+            member = tarfile.TarInfo(name)
+            member.size = len(png(1))
+            tar.addfile(member, io.BytesIO(png(1)))
+        for kind, name in (
+            (tarfile.SYMTYPE, "a/link.png"),
+            (tarfile.LNKTYPE, "a/hard.png"),
+            (tarfile.CHRTYPE, "a/d.png"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "../../../outside.png"
+            tar.addfile(member)
+    before = path.read_bytes()
+    with pytest.warns(UserWarning, match="left out"):
+        source = source_of(path)
+    assert [source.image(index).size for index in range(len(source))]
+    assert {found.relative_to(tmp_path) for found in tmp_path.rglob("*")} == {
+        path.parent.relative_to(tmp_path),
+        path.relative_to(tmp_path),
+    }
+    assert path.read_bytes() == before
