@@ -112,5 +112,11 @@ class SpikingClassifier(LightningModule):
         return {
             "predicted": predicted,
             "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),
-            "step": exit_steps(confidence(logits), self.snn.exit_thresholds),
+            "step": self._steps(logits),
         }
+
+    def _steps(self, logits: Tensor) -> Tensor:
+        """Step at which each image stops, (B,), by logits (T, B, C, ...); maps take all T steps."""
+        if logits.ndim > 3:
+            return torch.full((logits.shape[1],), len(logits), device=logits.device)
+        return exit_steps(confidence(logits), self.snn.exit_thresholds)

@@ -26,13 +26,14 @@ def small(**options):
 
 TABLE = """\
 site         kind        operation   input  threshold  origin         folded
------------  ----------  ----------  -----  ---------  -------------  ------
+----------- ----------- ----------- ------ ---------- -------------- -------
 act          spiking     hardtanh    4×8×8  max ≤ 6    shared module  16
 pool         rate-exact  max_pool2d  4×8×8             module
 act#2        spiking     hardtanh    4      max ≤ 6    shared module
 (network)    spiking     relu        4      max        function
 (network)#2  rate-exact  sigmoid     4                 function
 (network)#3  rate-exact  mul         4                 function
+
 6 sites: 3 spiking (hardtanh 2, relu 1), 3 rate-exact (max_pool2d 1, sigmoid 1, mul 1); 264 neurons per image; \
 1 normalisation layer folded (16 numbers)."""
 

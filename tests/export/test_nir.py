@@ -193,7 +193,7 @@ def test_what_nir_cannot_say_is_listed_with_what_would_avoid_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["snn.nir"]
     maximum, index, gate = error.value.problems
     assert "max_pool2d" in maximum
-    assert "test_export_nir.py:" in maximum
+    assert "test_nir.py:" in maximum
     assert "pooling='avg'" in maximum
     assert "getitem" in index
     assert "sigmoid" in gate
