@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 from ftbc_pl.cli import main
 from ftbc_pl.safety.checkpoints import AtomicCheckpointIO
 from ftbc_pl.safety.output import LOCK, OutputFolder
-from ftbc_pl.safety.signals import Stopping, resuming
+from ftbc_pl.safety.signals import resuming
 from tests.pipeline import CONFIGS, QUICK, QUIET, ROOT, checkpoint, results
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -271,18 +271,30 @@ def test_checkpoints_are_written_beside_their_place(monkeypatch):
     assert sorted(os.listdir("ckpt")) == ["epoch=0-step=4.ckpt", "last.ckpt"]
 
 
+KILLED_WORKER = """
+import os, signal, time
+from ftbc_pl.safety.signals import Stopping
+
+stopping, (ready, tell) = Stopping(), os.pipe()
+with stopping.handled():
+    child = os.fork()
+    if not child:
+        os.write(tell, b"1")  # a signal in the instant of the fork would be lost to Python
+        time.sleep(60)
+        os._exit(0)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+assert os.WTERMSIG(status) == signal.SIGTERM, status
+assert not stopping.terminated
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_worker_process_ends_by_itself():
-    stopping = Stopping()
-    with stopping.handled():
-        child = os.fork()
-        if not child:
-            time.sleep(60)
-            os._exit(0)
-        os.kill(child, signal.SIGTERM)
-        _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGTERM
-    assert not stopping.terminated
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", KILLED_WORKER], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_command_that_goes_on_is_the_same_but_for_the_checkpoint():
