@@ -46,6 +46,7 @@ def table_of(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["table", "select", "thresholds"])
 def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("accuracy.MEAN_WEIGHTS", (0.0, 3.0, float("inf")))
@@ -78,6 +79,7 @@ def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     assert (tmp_path / "results.jsonl").read_text() == measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["robustness", "passes"])
 def test_figures_of_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("accuracy.STRENGTHS", {"noise": (0.1,), "blur": (1.0,), "contrast": (0.5,)})
@@ -116,6 +118,7 @@ def test_layer_by_layer_finds_the_biases_of_one_forward():
         torch.testing.assert_close(site.temporal_bias, bias, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cost_of_calibration(monkeypatch, capsys):
     run(monkeypatch, "cost", "calibration", "--batch_size", "1", "--runs", "1")
     rows = table_of(capsys.readouterr().out)[2:]
@@ -175,6 +178,7 @@ def test_the_tables_of_the_readme_are_what_was_measured(monkeypatch, capsys):
             assert block.strip() in readme, command
 
 
+@pytest.mark.slow
 def test_exported(cifar_like, monkeypatch, capsys):
     options = ["--num_steps=1", "--images=2", "--calibration=20", "--validation=20", "--runs=1"]
     run(monkeypatch, "exported", "--data", str(cifar_like), "--batch_sizes", "1", "2", *options)

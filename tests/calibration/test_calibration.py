@@ -142,6 +142,7 @@ def test_a_horizon_stands_for_a_mean_weight(horizon):
     assert all(torch.equal(a, b) for a, b in zip(biases(snn), chosen, strict=True))
 
 
+@pytest.mark.slow
 def test_calibration_brings_the_spiking_network_closer_to_the_ann():
     snn = double_snn(4, create("cifar_resnet20"))
     batch = images(32, 32).double()
@@ -155,6 +156,7 @@ def test_calibration_brings_the_spiking_network_closer_to_the_ann():
     assert error() < 0.7 * uncalibrated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["exact", "heuristic"])
 def test_the_readout_comes_closest_to_the_ann(solver):
     snn = double_snn(6, create("cifar_resnet20"))

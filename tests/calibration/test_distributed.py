@@ -52,6 +52,7 @@ def share(rank, store, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_unequal_shares_calibrate_and_fail_together(tmp_path):
     mp.spawn(share, (tmp_path / "store", tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

@@ -1,5 +1,6 @@
 """Processes with unequal shares of the images find the costs of all of them."""
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -22,6 +23,7 @@ def share(rank, store, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_the_costs_are_those_of_the_images_of_all_processes(tmp_path):
     mp.spawn(share, (tmp_path / "store", tmp_path), nprocs=2)
     alone = cost_of(images())

@@ -117,6 +117,7 @@ def test_heuristic_equals_the_reference_step_by_step(layer):
         torch.testing.assert_close(bias, expected, rtol=0, atol=1e-15)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),

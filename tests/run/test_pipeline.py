@@ -156,6 +156,7 @@ def test_every_shipped_config_is_run():
     assert shipped == {name for names in SHIPPED for name in names.split("+")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", SHIPPED)
 def test_configs_run(names):
     arguments = [f"--config={CONFIGS / name}.yaml" for name in names.split("+")]

@@ -166,6 +166,7 @@ class Bounded(Activation):
 '''
 
 
+@pytest.mark.slow
 def test_a_solver_of_ones_own_works_from_yaml_by_its_name(fitted):
     Path("my_solver.py").write_text(OWN_SOLVER)
     Path("own.yaml").write_text("ftbc:\n  solver: my_solver:means\n")
@@ -177,6 +178,7 @@ def test_a_solver_of_ones_own_works_from_yaml_by_its_name(fitted):
     assert all(bias.abs().max() > 0 for bias in biases)
 
 
+@pytest.mark.slow
 def test_an_activation_of_ones_own_is_trained_converted_saved_and_loaded():
     Path("my_activation.py").write_text(OWN_ACTIVATION)
     environment = {"PYTHONPATH": f"{os.getcwd()}{os.pathsep}{Path(__file__).parents[2]}"}
