@@ -3,6 +3,7 @@
     python benchmarks/accuracy.py table --data FOLDER                        # rules side by side, the trained networks
     python benchmarks/accuracy.py images|passes|alpha|robustness --data FOLDER --figure docs/images.png
     python benchmarks/accuracy.py select --data FOLDER                       # on validation images: how λ was chosen
+    python benchmarks/accuracy.py weights --data FOLDER                      # how the fit of weights was chosen
     python benchmarks/accuracy.py thresholds --data FOLDER                   # and the search for thresholds
 
 FOLDER holds train.tar and test.tar (or folders train/ and test/) with a folder for each class; `--download` gets
@@ -24,7 +25,7 @@ import trained
 from bench import AUTHORS, READOUTS, Bench, Run
 from matplotlib.axes import Axes
 from results import Measurement, Results
-from rules import RULES, Rule, solver
+from rules import RULES, WEIGHT_RULES, Rule, solver
 from tables import at, head, panels_of, percent, row, save
 
 from ftbc_pl.reports.terminal import table_steps
@@ -155,6 +156,25 @@ def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
                 print(row(f"{weight:g}", *cells), flush=True)
 
 
+def weights(args: argparse.Namespace, data: trained.Cifar10) -> None:
+    """Ways to fit weights on validation images, each T by itself; beside them `exact` and `balanced` without."""
+    results = Results(args.results)
+    rules = {"exact alone": RULES["exact"], "balanced alone": RULES["balanced"], **WEIGHT_RULES}
+    for name in args.networks:
+        benches = [Bench(name, run, data, results, role="val") for run in args.runs]
+        print(f"\n{name}: {args.images[0]} validation images\n\n{head('fit', *at(args.num_steps))}")
+        for key, rule in rules.items():
+            cells = []
+            for bench in benches:
+                draws = [bench.calibrated(rule, draw, args.readouts[-1]) for draw in range(bench.draws)]
+                cells.append(" / ".join(percent([one.accuracy[t - 1] for one in draws]) for t in _up_to(bench)))
+            print(row(key, *cells), flush=True)
+
+
+def _up_to(bench: Bench) -> list[int]:
+    return [t for t in table_steps(bench.num_steps) if 2 * t >= bench.num_steps]
+
+
 def thresholds(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Accuracy at each T by itself against the timesteps that the search for thresholds assumes, validation images."""
     run, results = args.runs[0], Results(args.results)
@@ -268,6 +288,7 @@ def robustness(args: argparse.Namespace, data: trained.Cifar10) -> None:
 COMMANDS: dict[str, Callable[[argparse.Namespace, trained.Cifar10], None]] = {
     "table": table,
     "select": select,
+    "weights": weights,
     "thresholds": thresholds,
     "images": images,
     "passes": passes,

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import trained
@@ -52,8 +52,8 @@ class Bench:
         self.num_steps, self.draws, self.count = run
         self.corruption: tuple[str, float] | None = None
         self.search_steps: int | None = None
-        # Biases and weights of the readout, forwards and seconds.
-        self._calibrations: dict[tuple[str, int], tuple[list[Tensor], tuple[int, float]]] = {}
+        # Biases and weights of the readout, fitted weights of the layers, forwards and seconds.
+        self._calibrations: dict[tuple[str, int], tuple[list[Tensor], Any, tuple[int, float]]] = {}
         weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
         self.weights = hashlib.sha256(weights).hexdigest()[:8]
 
@@ -144,8 +144,10 @@ class Bench:
         tensors = [*(site.temporal_bias for _, site in self.snn.neurons()), self.snn.readout_weights]
         if (rule.title, draw) not in self._calibrations:
             cost = rule(self.snn, self.data.calibration(rule.batch_size, rule.num_batches, draw))
-            self._calibrations[rule.title, draw] = ([values.clone() for values in tensors], cost)
-        found, cost = self._calibrations[rule.title, draw]
+            found = [values.clone() for values in tensors]
+            self._calibrations[rule.title, draw] = (found, self.snn.corrections.content(), cost)
+        found, weights, cost = self._calibrations[rule.title, draw]
+        self.snn.corrections.replace_(weights)
         for values, calibrated in zip(tensors, found, strict=True):
             values.copy_(calibrated)
         return cost

@@ -15,11 +15,13 @@ class Measurement:
         accuracy: Accuracy in 0..1 at t = 1 … T; a single one for an ANN.
         forwards: Forwards that the calibration took.
         seconds: Wall-clock time of the calibration.
+        hits: Which images are right at T, as 0 and 1, where differences on the same images are asked for.
     """
 
     accuracy: tuple[float, ...]
     forwards: int = 0
     seconds: float = 0.0
+    hits: str = ""
 
 
 class Results:
@@ -41,7 +43,8 @@ class Results:
             self.known[key] = measure()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps(of | {"result": asdict(self.known[key])}) + "\n")
+                result = {name: value for name, value in asdict(self.known[key]).items() if value != ""}
+                file.write(json.dumps(of | {"result": result}) + "\n")
         return self.known[key]
 
     @staticmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ftbc_pl import SpikingNetwork, calibrate_
+from ftbc_pl.calibration import weights as fitting
 from ftbc_pl.functional.readout import error_products, least_squares_readout
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation.visitors import Simulation
@@ -63,6 +64,7 @@ class _Constant(Simulation):
 @torch.no_grad()
 def _once(snn: SpikingNetwork, batches: list[Tensor], visitor: type[Simulation]) -> int:
     """One forward of the first batch without biases, which the visitor may set; then the weights of the readout."""
+    snn.corrections.replace_({})
     for _, site in snn.neurons():
         site.temporal_bias.zero_()
     snn.reset()
@@ -92,4 +94,33 @@ RULES = {
     "paper50": solver("heuristic, α = 0.5, 50 × 128 images", 128, 50, solver="heuristic", alpha=0.5),
     "exact": solver("exact, 1 × 200 images", 200, 1, solver="exact"),
     "balanced": solver("balanced for this T, 1 × 200 images", 200, 1, solver="balanced"),
+}
+
+
+def ridge(images: int, solver: str = "exact", last: bool = False, expand: bool = True) -> Rule:
+    """Fitted weights, in the ways that were compared on validation images."""
+
+    def run(snn: SpikingNetwork, batches: list[Tensor]) -> int:
+        options: dict[str, Any] = {"horizon": snn.num_steps} if last else {}
+        before, fitting.EXPAND = fitting.EXPAND, expand
+        try:
+            return calibrate_(snn, batches, solver=solver, weights="ridge", progress=False, **options).forward_passes
+        finally:
+            fitting.EXPAND = before
+
+    said = (", fitted at T alone" if last else "") + ("" if expand else ", not expanded")
+    return Rule(f"ridge and {solver} for this T{said}, 1 × {images} images", images, 1, run)
+
+
+WEIGHT_RULES = {
+    "ridge": ridge(200),
+    "ridge, 500 images": ridge(500),
+    "ridge, 1,000 images": ridge(1000),
+    "ridge, horizon T": ridge(200, last=True),
+    "ridge, horizon T, 1,000 images": ridge(1000, last=True),
+    "ridge, no expansion": ridge(200, expand=False),
+    "ridge, no expansion, 1,000 images": ridge(1000, expand=False),
+    "ridge and balanced": ridge(200, "balanced"),
+    "ridge and balanced, 1,000 images": ridge(1000, "balanced"),
+    "ridge and balanced, horizon T, 500 images": ridge(500, "balanced", last=True),
 }

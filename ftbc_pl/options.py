@@ -115,14 +115,16 @@ class CalibrationOptions(Options):
         alpha: Step size of heuristic, in (0, 1].
         mean_weight: How much more an error of a channel's mean counts in balanced than one of a neuron, 0 or more;
             left out: by horizon.
-        horizon: Timestep whose accuracy matters to balanced; left out: num_steps.
+        horizon: Timestep whose accuracy matters to balanced and ridge; left out: num_steps for balanced, all alike for
+            ridge.
         passes: How often heuristic goes over the batches.
         num_batches: Batches of training images to calibrate with. heuristic goes on from one to the next, the others
             average their biases.
         readout: What the prediction at t is made of. least_squares weighs the outputs of the steps up to t so that
             they come closest to the ANN's output, or to all of its outputs; mean is their plain mean, as in the papers.
         weights: ridge fits the weights of the layers as well, in closed form, in the same forward, for the timesteps
-            only: the most accurate where T is small. It takes one batch of 200 images or more. keep leaves them.
+            only: the most accurate where T is small. It takes one batch, of 200 images or more; 500 are better at T = 1
+            and 2. keep leaves them.
     """
 
     solver: str = "exact"
@@ -152,11 +154,15 @@ class CalibrationOptions(Options):
             raise ValueError(
                 f"mean_weight must be finite and 0 or more, got {self.mean_weight}; solver 'exact' is the limit."
             )
-        for name in ("horizon", "mean_weight"):
-            if getattr(self, name) is not None and name not in taken:
-                raise ValueError(f"{name} is an option of solver 'balanced'; {self.solver!r} has none.")
-        if self.horizon is not None and self.mean_weight is not None:
-            raise ValueError("horizon chooses mean_weight: give one of the two.")
+        if self.mean_weight is not None and "mean_weight" not in taken:
+            raise ValueError(f"mean_weight is an option of solver 'balanced'; {self.solver!r} has none.")
+        if self.horizon is not None and self.weights != "ridge":
+            if "horizon" not in taken:
+                raise ValueError(
+                    f"horizon is an option of solver 'balanced' and of weights 'ridge'; {self.solver!r} has none."
+                )
+            if self.mean_weight is not None:
+                raise ValueError("horizon chooses mean_weight: give one of the two.")
         if self.passes > 1 and "passes" not in taken:
             raise ValueError(f"solver {self.solver!r} needs one pass: set passes to 1, or take more num_batches.")
         if self.weights == "ridge" and (self.passes > 1 or self.num_batches > 1):

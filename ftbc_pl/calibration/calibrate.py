@@ -105,7 +105,8 @@ class _Calibration:
                     forwards.clear()
 
     def _prepare_fit(self, images: Tensor) -> None:
-        self.fit = WeightFit(plan_fits(self.snn, images[:2]), self.snn.num_steps, len(images), images.device)
+        plan, horizon = plan_fits(self.snn, images[:2]), self.options.horizon
+        self.fit = WeightFit(plan, self.snn.num_steps, len(images), images.device, horizon)
         self.fit.warn_of_few_images()
 
     def _correct(self, images: Tensor, chunks: list[int]) -> None:

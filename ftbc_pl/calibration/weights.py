@@ -1,9 +1,9 @@
 """Weights of the layers fitted in closed form in the forward that calibrates, by ridge regression.
 
 At a site the inputs of its layers are at hand for all timesteps. What the running means of its current lack of the
-ANN's input is fitted jointly for t = 1, 2, 4 … T (weight t²), the range that ridge regression takes from the mean
-current is given back, and the correction is added to the currents, so that the sites behind see what the corrected
-network will put out. See `ftbc_pl.functional.ridge` and docs/ridge.md.
+ANN's input is fitted jointly for t = 1, 2, 4 … T (weight t²), or for one horizon; the range that ridge regression takes
+from the mean current is given back, and the correction is added to the currents, so that the sites behind see what the
+corrected network will put out. See `ftbc_pl.functional.ridge` and docs/ridge.md.
 
 A layer that belongs to no site is fitted to its own output in the ANN. Memory: the inputs of the layers of one site at
 all timesteps, the sums of `ftbc_pl.functional.ridge_sums`, and a second copy of the weights that change.
@@ -29,9 +29,11 @@ from ftbc_pl.functional.ridge_sums import Design, SplitSums, joint_sums
 from ftbc_pl.simulation.corrections import Changed, LayerArguments, Place
 from ftbc_pl.tracing import Call
 
+EXPAND = True  # chosen on validation images, see docs/ridge.md
 FEWEST_IMAGES = 50
 ENOUGH_IMAGES = 200
 _EXACT = 1e-10  # an error with less than that part of the target's squares is rounding
+_BLOCKS = 8  # timesteps to correct at once: what is added takes as much memory as the currents
 _OPTIONS = ("stride", "padding", "dilation", "groups")
 _TRANSPOSED_OPTIONS = ("stride", "padding", "output_padding", "groups", "dilation")
 
@@ -44,7 +46,9 @@ class WeightFit:
         changes: What the report says of each layer.
     """
 
-    def __init__(self, plan: Plan, num_steps: int, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self, plan: Plan, num_steps: int, batch_size: int, device: torch.device, horizon: int | None = None
+    ) -> None:
         """Prepare the fit.
 
         Args:
@@ -52,9 +56,11 @@ class WeightFit:
             num_steps: T.
             batch_size: Images of this process.
             device: Where they are.
+            horizon: t of the running means that are fitted; None: 1, 2, 4 … T together.
         """
         self.plan, self.num_steps = plan, num_steps
-        self.steps = sorted({2**power for power in range(num_steps.bit_length()) if 2**power < num_steps} | {num_steps})
+        powers = {2**power for power in range(num_steps.bit_length()) if 2**power < num_steps}
+        self.steps = [horizon] if horizon else sorted(powers | {num_steps})
         rank, processes = process_place()
         sizes = torch.zeros(processes, dtype=torch.int64, device=device)
         sizes[rank] = batch_size
@@ -123,7 +129,7 @@ class WeightFit:
             self._report(plan, site, [0.0] * len(kept), fit)
             return
         scale = torch.ones_like(target.mean)
-        if plan.complete:
+        if plan.complete and EXPAND:
             means = [stream.mean(0) for stream in streams]
             mean = currents.mean(0) + correction(design, fit, means).to(currents.dtype)
             scale, _ = expansion(target, _moments(mean, channel_dim))
@@ -136,8 +142,9 @@ class WeightFit:
             factor = torch.where(usable, one.scale(term), 1)
             own = one.by_channel(scale - 1) * before + one.by_channel(scale / factor) * change
             own = own * one.by_channel(usable.double())
-            added = one.geometry.apply(stream.flatten(0, 1), own * one.by_channel(factor), channel_dim)
-            currents += added.view_as(currents)
+            for some, inputs in zip(currents.split(_BLOCKS), stream.split(_BLOCKS), strict=True):
+                added = one.geometry.apply(inputs.flatten(0, 1), own * one.by_channel(factor), channel_dim)
+                some += added.view_as(some)
             after = torch.empty_like(one.before).copy_(before + own)  # in the same memory layout
             self.corrected[term.changed] = (after, *one.bias())
             relative.append(float(own.norm() / before.norm().clamp(min=1e-30)))

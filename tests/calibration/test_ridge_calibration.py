@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from ftbc_pl import calibrate_, convert, evaluate, load_snn, prepare, save_snn
+from ftbc_pl.calibration import weights as fitting
 from ftbc_pl.calibration.plan import plan_fits
 from ftbc_pl.calibration.report import BATCH_INSIDE, NO_LAYER, OWN_OUTPUT, SEES_IMAGE
 from ftbc_pl.calibration.weights import WeightFit
 from ftbc_pl.evaluation import Comparison
+from ftbc_pl.functional.ridge import solve_ridge
 from ftbc_pl.io import load_calibration
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.panels import weights_panel
@@ -230,6 +233,34 @@ def test_means_over_time_have_the_mean_and_range_of_the_ann():
         torch.testing.assert_close(mean.mean((0, 2, 3)), z.mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
         ratio = mean.std((0, 2, 3)) / z.std((0, 2, 3))
         assert ((ratio - 1).abs() < 1e-6).all() or (ratio < 1).any()  # γ is 4 at most
+
+
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_a_horizon_is_the_one_timestep_that_is_fitted(horizon, monkeypatch):
+    monkeypatch.setattr(fitting, "EXPAND", False)  # it gives back a part of what the fit has gained
+    monkeypatch.setattr(fitting, "solve_ridge", partial(solve_ridge, penalties=(0.3,)))
+    lacking = {}
+    for given in (horizon, None):
+        snn = converted("plain").double()
+        batch = smooth_images().double()
+        ridge(snn, batch, horizon=given)
+        visitor = CurrentsOfSites(4)
+        snn.visit(batch, visitor)
+        snn.reset()
+        z, currents = list(visitor.found.values())[1]  # the first one whose inputs are the same in both
+        missing = z - currents[:horizon].mean(0)
+        centred = missing - missing.mean((0, 2, 3), keepdim=True)
+        lacking[given] = centred.square().sum().item()
+    assert lacking[horizon] < lacking[None]
+
+
+def test_a_fit_for_one_timestep_has_no_other_horizon():
+    fits = []
+    for horizon in (None, 1):
+        snn = converted("residual", num_steps=1)
+        ridge(snn, smooth_images(), horizon=horizon)
+        fits.append([tensor for tensors in snn.corrections.content().values() for tensor in tensors])
+    assert all(torch.equal(one, other) for one, other in zip(*fits, strict=True))
 
 
 def test_nothing_changes_where_spikes_are_exact():

@@ -1,0 +1,275 @@
+"""Accuracy of calibrated networks of ImageNet on real images: the tables of docs/imagenet.md.
+
+    python benchmarks/imagenet.py --data FOLDER                              # three networks, all rules, T = 4 … 64
+    python benchmarks/imagenet.py --data FOLDER --networks squeezenet1_1 --num_steps 8 --every 10
+    python benchmarks/imagenet.py --data FOLDER --sites mobilenetv2_100      # which layers lose the accuracy
+
+FOLDER holds train.tar and val.tar (or folders train/ and val/) with a folder for each of the 1,000 classes, and the
+networks' weights in weights/. Calibration images are training images. Errors are standard errors of the difference
+between the spiking network and its ANN on the same images. What is in the file of --results is not measured again.
+"""
+
+import argparse
+import lzma
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from bench import READOUTS
+from results import Measurement, Results
+from rules import Rule, no_bias, solver
+from tables import at, head, row
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ftbc_pl import SpikingNetwork, convert, diagnose
+from ftbc_pl.data import ImageData
+from ftbc_pl.data.batches import Images
+from ftbc_pl.functional.readout import mean_readout, weigh
+
+CAFFE_MEAN = [122.679 / 255, 116.669 / 255, 104.006 / 255]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of ImageNet.
+
+    Attributes:
+        make: Makes it without weights.
+        weights: File below weights/.
+        size: Side of its input in pixels.
+        mean: Of its input, for images in 0..1.
+        std: The same.
+    """
+
+    make: Callable[[], nn.Module]
+    weights: str
+    size: int
+    mean: list[float]
+    std: list[float]
+
+
+NETWORKS = {
+    "squeezenet1_1": Network(
+        torchvision.models.squeezenet1_1, "squeezenet1_1.safetensors", 227, CAFFE_MEAN, [1 / 255] * 3
+    ),
+    "mobilenetv2_100": Network(
+        # The padding of TensorFlow, in which it was trained.
+        lambda: timm.create_model("mobilenetv2_100", pad_type="same"),
+        "mobilenetv2_100.safetensors.xz",
+        224,
+        [0.5] * 3,
+        [0.5] * 3,
+    ),
+    "tf_efficientnet_lite0": Network(
+        lambda: timm.create_model("tf_efficientnet_lite0"),
+        "tf_efficientnet_lite0.safetensors",
+        224,
+        [0.5] * 3,
+        [0.5] * 3,
+    ),
+}
+
+
+def rules(images: int, largest: int) -> dict[str, Rule]:
+    """The rules of the tables; `largest` is how many images weights can be fitted to in the memory there is."""
+    third = max(1, images // 3)
+    fit = min(images, largest)
+    return {
+        "none": Rule(f"no bias, {images} images", images, 1, no_bias),
+        "paper": solver(f"heuristic, α = 0.4, 3 × {third} images", third, 3, solver="heuristic", alpha=0.4),
+        "exact": solver(f"exact, {images} images", images, 1, solver="exact"),
+        "balanced": solver(f"balanced, {images} images", images, 1, solver="balanced"),
+        "ridge": solver(f"ridge and exact, {fit} images", fit, 1, solver="exact", weights="ridge"),
+        "ridge_balanced": solver(f"ridge and balanced, {fit} images", fit, 1, solver="balanced", weights="ridge"),
+    }
+
+
+class Bench:
+    """One network and the images it is measured on."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        self.name, self.args, self.kind = name, args, NETWORKS[name]
+        self.results = Results(args.results)
+
+    @cached_property
+    def ann(self) -> nn.Module:
+        """The trained network."""
+        path = Path(self.args.data) / "weights" / self.kind.weights
+        content = path.read_bytes()
+        content = lzma.decompress(content) if path.suffix == ".xz" else content
+        network = self.kind.make()
+        network.load_state_dict(safetensors.torch.load(content))
+        return network.eval().to(self.args.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The images, through the network's own preprocessing."""
+        return ImageData(
+            self.args.data,
+            num_classes=1000,
+            test_split="val",
+            val_split=0,
+            input_size=self.kind.size,
+            mean=self.kind.mean,
+            std=self.kind.std,
+            interpolation="bicubic",
+            crop_pct=1.0,
+        )
+
+    @cached_property
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Every so many validation image."""
+        images = self.data.images("test")
+        chosen, size = range(0, len(images), self.args.every), self.args.batch_size
+        return [self._load(images, list(chosen[i : i + size])) for i in range(0, len(chosen), size)]
+
+    def calibration(self, rule: Rule, draw: int) -> list[Tensor]:
+        """Batches of training images; each draw takes others."""
+        images = self.data.images("calibration")
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(draw)).tolist()
+        size = rule.batch_size
+        return [self._load(images, order[i * size : (i + 1) * size])[0] for i in range(rule.num_batches)]
+
+    def _load(self, images: Images, chosen: list[int]) -> tuple[Tensor, Tensor]:
+        batch, labels = images.__getitems__(chosen)
+        layout = torch.channels_last
+        return batch.to(self.args.device, memory_format=layout), labels.to(self.args.device)
+
+    def convert(self, num_steps: int) -> SpikingNetwork:
+        """The spiking network; thresholds are measured on 64 training images for this T."""
+        rule = Rule("", 64, 1, no_bias)
+        snn = convert(self.ann, num_steps, batches=self.calibration(rule, 0), fold_bn=True)
+        snn.time_chunk = max(1, self.args.rows // self.args.batch_size)
+        return snn
+
+    def of_ann(self) -> Measurement:
+        """Accuracy of the ANN."""
+
+        @torch.no_grad()
+        def measure() -> Measurement:
+            hits = [self.ann(images).argmax(1) == labels for images, labels in self.batches]
+            return measured(torch.cat(hits).unsqueeze(0))
+
+        return self._kept("ANN", 1, 0, READOUTS[0], measure)
+
+    def uncalibrated(self, num_steps: int) -> dict[str, Measurement]:
+        """Accuracy without calibration."""
+        return self._simulated("uncalibrated", num_steps, 0, None)
+
+    def calibrated(self, rule: Rule, num_steps: int, draw: int) -> dict[str, Measurement]:
+        """Accuracy after a rule, with each readout."""
+        return self._simulated(rule.title, num_steps, draw, rule)
+
+    def _simulated(self, title: str, num_steps: int, draw: int, rule: Rule | None) -> dict[str, Measurement]:
+        found: dict[str, Measurement] = {}
+
+        def measure(readout: str) -> Measurement:
+            if not found:
+                found.update(self._simulate(num_steps, draw, rule))
+            return found[readout]
+
+        names = READOUTS if rule else READOUTS[:1]
+        return {name: self._kept(title, num_steps, draw, name, partial(measure, name)) for name in names}
+
+    def _simulate(self, num_steps: int, draw: int, rule: Rule | None) -> dict[str, Measurement]:
+        snn = self.convert(num_steps)
+        cost = rule(snn, self.calibration(rule, draw)) if rule else (0, 0.0)
+        weights = dict(zip(READOUTS, (mean_readout(num_steps), snn.readout_weights), strict=True))
+        hits: dict[str, list[Tensor]] = {name: [] for name in READOUTS}
+        for images, labels in tqdm(self.batches, desc=f"{self.name}, T = {num_steps}"):
+            outputs = snn(images)
+            for name, values in hits.items():
+                values.append(weigh(outputs, weights[name]).argmax(2) == labels)
+        return {name: measured(torch.cat(values, 1), *cost) for name, values in hits.items()}
+
+    def _kept(
+        self, title: str, num_steps: int, draw: int, readout: str, measure: Callable[[], Measurement]
+    ) -> Measurement:
+        of = {"network": self.name, "every": self.args.every, "rule": title, "num_steps": num_steps}
+        return self.results.get(of | {"draw": draw, "readout": readout}, measure)
+
+
+def measured(hits: Tensor, forwards: int = 0, seconds: float = 0.0) -> Measurement:
+    """A measurement of `hits` (T, images): accuracy at each t, and which images are right at T."""
+    accuracy = tuple(hits.double().mean(1).tolist())
+    return Measurement(accuracy, forwards, seconds, "".join(map(str, hits[-1].int().tolist())))
+
+
+def difference(hits: str, others: str) -> tuple[float, float]:
+    """Difference of two accuracies on the same images, and its standard error, in percent."""
+    pairs = [int(one) - int(other) for one, other in zip(hits, others, strict=True)]
+    values = torch.tensor(pairs, dtype=torch.float64)
+    return 100 * values.mean().item(), 100 * values.std().item() / math.sqrt(len(values))
+
+
+def table(args: argparse.Namespace) -> None:
+    """Rules side by side for each network; each T is converted and calibrated by itself."""
+    for name in args.networks:
+        bench = Bench(name, args)
+        ann = bench.of_ann()
+        print(f"\n{name}: ANN {100 * ann.accuracy[0]:.2f} % on {len(ann.hits):,} images\n")
+        print(head("rule", "readout", *at(args.num_steps)), flush=True)
+        for key in ("uncalibrated", *args.rules):
+            cells: dict[str, list[str]] = {}
+            for steps in args.num_steps:
+                rule = rules(args.calibration, args.fit_rows // (steps + 1)).get(key)
+                found = [
+                    bench.calibrated(rule, steps, draw) if rule else bench.uncalibrated(steps)
+                    for draw in range(args.draws if rule else 1)
+                ]
+                for readout in found[0]:
+                    mean = sum(100 * one[readout].accuracy[-1] for one in found) / len(found)
+                    _, error = difference(found[0][readout].hits, ann.hits)
+                    cells.setdefault(readout, []).append(f"{mean:.2f} ± {error:.2f}")
+            for readout, values in cells.items():
+                print(row(key, readout, *values), flush=True)
+
+
+def sites(args: argparse.Namespace) -> None:
+    """The sites that lose the most, after each rule of --rules."""
+    for name in args.sites:
+        bench, steps = Bench(name, args), args.num_steps[0]
+        for key in args.rules:
+            rule, snn = rules(args.calibration, args.fit_rows // (steps + 1))[key], bench.convert(steps)
+            rule(snn, bench.calibration(rule, 0))
+            print(f"\n{name}, {key}, T = {steps}\n\n{diagnose(snn, bench.batches[:2])}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of the images and weights")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--sites", nargs="+", choices=NETWORKS, help="say which sites of these lose the accuracy")
+    parser.add_argument("--rules", nargs="+", choices=list(rules(1, 1)), default=list(rules(1, 1)))
+    parser.add_argument("--num_steps", nargs="+", type=int, default=[4, 8, 16, 32, 64])
+    parser.add_argument("--every", type=int, default=1, help="take every so many of the validation images")
+    parser.add_argument("--calibration", type=int, default=192, help="training images to calibrate with")
+    parser.add_argument("--draws", type=int, default=1, help="draws of calibration images")
+    parser.add_argument("--device", default="cpu", help="where to run, such as cuda")
+    parser.add_argument("--batch_size", type=int, default=20, help="images to evaluate at once")
+    parser.add_argument("--rows", type=int, default=40, help="images times timesteps to simulate at once")
+    parser.add_argument(
+        "--fit_rows", type=int, default=600, help="images times timesteps that weights can be fitted to in memory"
+    )
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "imagenet.jsonl")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    torch.backends.cudnn.allow_tf32 = False  # exact float32 on a GPU too
+    if args.sites:
+        sites(args)
+    else:
+        table(args)
+
+
+if __name__ == "__main__":
+    main()
