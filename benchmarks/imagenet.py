@@ -10,71 +10,29 @@ between the spiking network and its ANN on the same images. What is in the file 
 """
 
 import argparse
-import lzma
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
-import timm
 import torch
-import torchvision
 from bench import READOUTS
+from imagenet_data import NETWORKS, ImageNet
 from results import Measurement, Results
 from rules import Rule, no_bias, solver
 from tables import at, head, row
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from ftbc_pl import SpikingNetwork, convert, diagnose
-from ftbc_pl.data import ImageData
-from ftbc_pl.data.batches import Images
+from ftbc_pl import SpikingNetwork, calibrate_, convert, diagnose
 from ftbc_pl.functional.readout import mean_readout, weigh
 
-CAFFE_MEAN = [122.679 / 255, 116.669 / 255, 104.006 / 255]
 
-
-@dataclass(frozen=True)
-class Network:
-    """A network of ImageNet.
-
-    Attributes:
-        make: Makes it without weights.
-        weights: File below weights/.
-        size: Side of its input in pixels.
-        mean: Of its input, for images in 0..1.
-        std: The same.
-    """
-
-    make: Callable[[], nn.Module]
-    weights: str
-    size: int
-    mean: list[float]
-    std: list[float]
-
-
-NETWORKS = {
-    "squeezenet1_1": Network(
-        torchvision.models.squeezenet1_1, "squeezenet1_1.safetensors", 227, CAFFE_MEAN, [1 / 255] * 3
-    ),
-    "mobilenetv2_100": Network(
-        # The padding of TensorFlow, in which it was trained.
-        lambda: timm.create_model("mobilenetv2_100", pad_type="same"),
-        "mobilenetv2_100.safetensors.xz",
-        224,
-        [0.5] * 3,
-        [0.5] * 3,
-    ),
-    "tf_efficientnet_lite0": Network(
-        lambda: timm.create_model("tf_efficientnet_lite0"),
-        "tf_efficientnet_lite0.safetensors",
-        224,
-        [0.5] * 3,
-        [0.5] * 3,
-    ),
-}
+def _at_the_end(snn: SpikingNetwork, batches: list[Tensor]) -> int:
+    options: dict[str, Any] = {"solver": "balanced", "weights": "ridge", "horizon": snn.num_steps}
+    return calibrate_(snn, batches, progress=False, **options).forward_passes
 
 
 def rules(images: int, largest: int) -> dict[str, Rule]:
@@ -88,6 +46,7 @@ def rules(images: int, largest: int) -> dict[str, Rule]:
         "balanced": solver(f"balanced, {images} images", images, 1, solver="balanced"),
         "ridge": solver(f"ridge and exact, {fit} images", fit, 1, solver="exact", weights="ridge"),
         "ridge_balanced": solver(f"ridge and balanced, {fit} images", fit, 1, solver="balanced", weights="ridge"),
+        "ridge_last": Rule(f"ridge at T alone and balanced, {fit} images", fit, 1, _at_the_end),
     }
 
 
@@ -95,66 +54,26 @@ class Bench:
     """One network and the images it is measured on."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
-        self.name, self.args, self.kind = name, args, NETWORKS[name]
+        self.name, self.args = name, args
+        self.source = ImageNet(name, args.data, args.device, args.every, args.batch_size, args.workers)
         self.results = Results(args.results)
-
-    @cached_property
-    def ann(self) -> nn.Module:
-        """The trained network."""
-        path = Path(self.args.data) / "weights" / self.kind.weights
-        content = path.read_bytes()
-        content = lzma.decompress(content) if path.suffix == ".xz" else content
-        network = self.kind.make()
-        network.load_state_dict(safetensors.torch.load(content))
-        return network.eval().to(self.args.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-    @cached_property
-    def data(self) -> ImageData:
-        """The images, through the network's own preprocessing."""
-        return ImageData(
-            self.args.data,
-            num_classes=1000,
-            test_split="val",
-            val_split=0,
-            input_size=self.kind.size,
-            mean=self.kind.mean,
-            std=self.kind.std,
-            interpolation="bicubic",
-            crop_pct=1.0,
-        )
-
-    @cached_property
-    def batches(self) -> list[tuple[Tensor, Tensor]]:
-        """Every so many validation image."""
-        images = self.data.images("test")
-        chosen, size = range(0, len(images), self.args.every), self.args.batch_size
-        return [self._load(images, list(chosen[i : i + size])) for i in range(0, len(chosen), size)]
-
-    def calibration(self, rule: Rule, draw: int) -> list[Tensor]:
-        """Batches of training images; each draw takes others."""
-        images = self.data.images("calibration")
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(draw)).tolist()
-        size = rule.batch_size
-        return [self._load(images, order[i * size : (i + 1) * size])[0] for i in range(rule.num_batches)]
-
-    def _load(self, images: Images, chosen: list[int]) -> tuple[Tensor, Tensor]:
-        batch, labels = images.__getitems__(chosen)
-        layout = torch.channels_last
-        return batch.to(self.args.device, memory_format=layout), labels.to(self.args.device)
+        self._snn: SpikingNetwork | None = None
 
     def convert(self, num_steps: int) -> SpikingNetwork:
         """The spiking network; thresholds are measured on 64 training images for this T."""
-        rule = Rule("", 64, 1, no_bias)
-        snn = convert(self.ann, num_steps, batches=self.calibration(rule, 0), fold_bn=True)
-        snn.time_chunk = max(1, self.args.rows // self.args.batch_size)
-        return snn
+        if self._snn is None or self._snn.num_steps != num_steps:
+            self._snn = None  # its memory goes before the next one is made
+            images = self.source.calibration(64, 1, 0)
+            self._snn = convert(self.source.ann, num_steps, batches=images, fold_bn=True)
+            self._snn.time_chunk = max(1, self.args.rows // self.args.batch_size)
+        return self._snn
 
     def of_ann(self) -> Measurement:
         """Accuracy of the ANN."""
 
         @torch.no_grad()
         def measure() -> Measurement:
-            hits = [self.ann(images).argmax(1) == labels for images, labels in self.batches]
+            hits = [self.source.ann(images).argmax(1) == labels for images, labels in self.source.batches]
             return measured(torch.cat(hits).unsqueeze(0))
 
         return self._kept("ANN", 1, 0, READOUTS[0], measure)
@@ -180,10 +99,16 @@ class Bench:
 
     def _simulate(self, num_steps: int, draw: int, rule: Rule | None) -> dict[str, Measurement]:
         snn = self.convert(num_steps)
-        cost = rule(snn, self.calibration(rule, draw)) if rule else (0, 0.0)
+        if rule is None:
+            with snn.uncalibrated():
+                return self._measure(snn, (0, 0.0))
+        return self._measure(snn, rule(snn, self.source.calibration(rule.batch_size, rule.num_batches, draw)))
+
+    def _measure(self, snn: SpikingNetwork, cost: tuple[int, float]) -> dict[str, Measurement]:
+        num_steps = snn.num_steps
         weights = dict(zip(READOUTS, (mean_readout(num_steps), snn.readout_weights), strict=True))
         hits: dict[str, list[Tensor]] = {name: [] for name in READOUTS}
-        for images, labels in tqdm(self.batches, desc=f"{self.name}, T = {num_steps}"):
+        for images, labels in tqdm(self.source.batches, desc=f"{self.name}, T = {num_steps}"):
             outputs = snn(images)
             for name, values in hits.items():
                 values.append(weigh(outputs, weights[name]).argmax(2) == labels)
@@ -214,22 +139,21 @@ def table(args: argparse.Namespace) -> None:
     for name in args.networks:
         bench = Bench(name, args)
         ann = bench.of_ann()
+        cells: dict[tuple[str, str], list[str]] = {}
+        for steps, key in product(args.num_steps, ("uncalibrated", *args.rules)):
+            rule = rules(args.calibration, args.fit_rows // (steps + 1)).get(key)
+            found = [
+                bench.calibrated(rule, steps, draw) if rule else bench.uncalibrated(steps)
+                for draw in range(args.draws if rule else 1)
+            ]
+            for readout in found[0]:
+                mean = sum(100 * one[readout].accuracy[-1] for one in found) / len(found)
+                _, error = difference(found[0][readout].hits, ann.hits)
+                cells.setdefault((key, readout), []).append(f"{mean:.2f} ± {error:.2f}")
         print(f"\n{name}: ANN {100 * ann.accuracy[0]:.2f} % on {len(ann.hits):,} images\n")
-        print(head("rule", "readout", *at(args.num_steps)), flush=True)
-        for key in ("uncalibrated", *args.rules):
-            cells: dict[str, list[str]] = {}
-            for steps in args.num_steps:
-                rule = rules(args.calibration, args.fit_rows // (steps + 1)).get(key)
-                found = [
-                    bench.calibrated(rule, steps, draw) if rule else bench.uncalibrated(steps)
-                    for draw in range(args.draws if rule else 1)
-                ]
-                for readout in found[0]:
-                    mean = sum(100 * one[readout].accuracy[-1] for one in found) / len(found)
-                    _, error = difference(found[0][readout].hits, ann.hits)
-                    cells.setdefault(readout, []).append(f"{mean:.2f} ± {error:.2f}")
-            for readout, values in cells.items():
-                print(row(key, readout, *values), flush=True)
+        print(head("rule", "readout", *at(args.num_steps)))
+        for (key, readout), values in cells.items():
+            print(row(key, readout, *values), flush=True)
 
 
 def sites(args: argparse.Namespace) -> None:
@@ -238,8 +162,8 @@ def sites(args: argparse.Namespace) -> None:
         bench, steps = Bench(name, args), args.num_steps[0]
         for key in args.rules:
             rule, snn = rules(args.calibration, args.fit_rows // (steps + 1))[key], bench.convert(steps)
-            rule(snn, bench.calibration(rule, 0))
-            print(f"\n{name}, {key}, T = {steps}\n\n{diagnose(snn, bench.batches[:2])}", flush=True)
+            rule(snn, bench.source.calibration(rule.batch_size, rule.num_batches, 0))
+            print(f"\n{name}, {key}, T = {steps}\n\n{diagnose(snn, bench.source.batches[:2])}", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -252,6 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="take every so many of the validation images")
     parser.add_argument("--calibration", type=int, default=192, help="training images to calibrate with")
     parser.add_argument("--draws", type=int, default=1, help="draws of calibration images")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
     parser.add_argument("--device", default="cpu", help="where to run, such as cuda")
     parser.add_argument("--batch_size", type=int, default=20, help="images to evaluate at once")
     parser.add_argument("--rows", type=int, default=40, help="images times timesteps to simulate at once")
