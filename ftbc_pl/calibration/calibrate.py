@@ -26,6 +26,7 @@ from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.readout import error_products, least_squares_readout, mean_readout
 from ftbc_pl.options import CalibrationOptions
 from ftbc_pl.simulation import SpikingNetwork
+from ftbc_pl.sites import SiteRecord
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def calibrate_(
         images=int(counted.item()),
         forward_passes=run.forward_passes,
         seconds=time.perf_counter() - began,
-        sites=tuple(run.states[record.name].record(record) for record in snn.report.sites if record.name in run.states),
+        sites=run.records(),
         readout_weights=tuple(snn.readout_weights[-1].tolist()),
         weights=() if run.fit is None else tuple(run.fit.changes),
     )
@@ -114,6 +115,7 @@ class _Calibration:
         for steps in chunks:
             visitor = CalibrationStep(steps, not parts, self.solver, self.states, self.bar.update, self.fit)
             parts.append(self.snn.visit(images, visitor, self.fit))
+            visitor.check()
         for state in self.states.values():
             state.end_batch()
         if self.options.readout == "mean":
@@ -123,6 +125,13 @@ class _Calibration:
         found = _relative_products(outputs) if len(outputs) > 1 else error_products(outputs[0][1:], outputs[0][0])
         # A solver that goes on from batch to batch: the last one has the biases that stay.
         self.errors = found if self.solver.continues or self.errors is None else self.errors + found
+
+    def records(self) -> tuple[SiteRecord, ...]:
+        """The records of the spiking sites, with what was found there; a GPU is waited for once."""
+        records = [record for record in self.snn.report.sites if record.name in self.states]
+        rows = [self.states[record.name].found() for record in records]
+        found = torch.cat(rows).cpu().split([len(row) for row in rows]) if rows else ()
+        return tuple(self.states[one.name].record(one, row) for one, row in zip(records, found, strict=True))
 
     def finish(self) -> None:
         """Set the biases to the average over the batches, where the solver does not go on, and the readout."""

@@ -15,12 +15,12 @@ from tests.functional.test_kernels_selection import case
 
 def check(shape, dim, last, seed, coarse=False, dtype=torch.float32, inplace=False):
     _, membrane, threshold, activation = case(shape, dim, last, seed, coarse)
-    currents = torch.stack([case(shape, dim, last, seed + k + 1, coarse)[0].to(dtype) for k in range(3)])
+    currents = torch.stack([case(shape, dim, last, seed + k + 1, coarse)[0].to(dtype) for k in range(2)])
     if last:
         currents = currents.movedim(dim + 1, -1).contiguous().movedim(-1, dim + 1)
     target = Target.of(activation, threshold, dim)
-    v, bias = membrane.clone(), torch.full((3, shape[dim]), torch.nan, device=DEVICE)
-    counts = torch.zeros(3, dtype=torch.int64, device=DEVICE)
+    v, bias = membrane.clone(), torch.full((2, shape[dim]), torch.nan, device=DEVICE)
+    counts = torch.zeros(2, dtype=torch.int64, device=DEVICE)
     given_currents = currents.clone()
     out = given_currents if inplace else torch.empty_like(currents)
     cut = target.cut("channel", torch.float32)
@@ -50,26 +50,23 @@ def test_channels_that_a_program_holds(shape_and_dim, last, seed, coarse, dtype,
     check(*shape_and_dim, last, seed, coarse, dtype, inplace)
 
 
-# Few values of the sample leave the bracket too narrow or too wide now and then: all ways to the value are taken.
-@pytest.mark.parametrize("sample", [8, 64])
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("coarse", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_channels_that_stay_in_memory(sample, last, coarse, seed, monkeypatch):
+# With a small sample the bracket holds too little or too much now and then: all ways to the value are taken.
+@pytest.mark.parametrize(("sample", "last", "coarse"), [(8, False, False), (64, True, False), (8, True, True)])
+def test_channels_that_stay_in_memory(sample, last, coarse, monkeypatch):
     for name, value in {"_RESIDENT": 4, "_SAMPLE": sample, "_BLOCK": 64}.items():
         monkeypatch.setattr(exact_site, name, value)
-    check((9, 5, 5, 4), 1, last, seed, coarse)
+    check((5, 3, 5, 4), 1, last, 1, coarse)
 
 
-@pytest.mark.parametrize("kept", [1, 2**10])
-def test_of_one_value_only_and_of_more_than_are_kept(kept, monkeypatch):
-    for name, value in {"_RESIDENT": 4, "_SAMPLE": kept, "_BLOCK": 32}.items():
+def test_a_channel_of_one_value_only(monkeypatch):
+    for name, value in {"_RESIDENT": 4, "_SAMPLE": 4, "_BLOCK": 64}.items():
         monkeypatch.setattr(exact_site, name, value)
-    shape = (1024, 3) if kept > 1 else (40, 3)
-    current = torch.zeros(2, *shape, device=DEVICE)
+    shape = (40, 3)
+    current = torch.zeros(1, *shape, device=DEVICE)
     threshold = torch.tensor([1.0, 2.0, 0.5], device=DEVICE)
     activation = torch.tensor([0.0, 1.0, 0.5], device=DEVICE).expand(shape).contiguous()
     cut = Target.of(activation, threshold, 1).cut("channel", torch.float32)
-    v, bias, out = torch.ones(shape, device=DEVICE), torch.empty(2, 3, device=DEVICE), torch.empty_like(current)
-    exact_site.exact_site_(current, v, threshold, cut, bias, out, 1, torch.zeros(2, dtype=torch.int64, device=DEVICE))
-    assert torch.equal(bias[0], exact_bias(torch.ones(shape, device=DEVICE), Target.of(activation, threshold, 1), threshold, 1))
+    v, bias, out = torch.ones(shape, device=DEVICE), torch.empty(1, 3, device=DEVICE), torch.empty_like(current)
+    counts, target = torch.zeros(1, dtype=torch.int64, device=DEVICE), Target.of(activation, threshold, 1)
+    exact_site.exact_site_(current, v, threshold, cut, bias, out, 1, counts)
+    assert torch.equal(bias[0], exact_bias(torch.ones(shape, device=DEVICE), target, threshold, 1))
