@@ -30,7 +30,7 @@ class Exact(Solver):
         return device.type == "cuda"
 
     def launch_all_(self, run: SiteRun) -> bool:
-        """All steps of a site in one launch, where each channel has a bias of its own and one process has all images."""
+        """All steps of a site in one launch: a bias of each channel's own, all images in one process."""
         from ftbc_pl.functional.kernels.exact_site import exact_site_, fits  # imports Triton
 
         site = run.first

@@ -179,7 +179,7 @@ def _many(
         below, before = _two(found, above, larger, rank)
         b = bias_of(below, before, channel, edge, margin, lowest, highest)
         tl.store(bias + channel, b)
-        fired = 0
+        fired = rank * 0
         for start in range(0, rows, BLOCK):
             row, at = _places(start, channel, channels, inner, BLOCK)
             u = tl.load(membrane + at, mask=row < rows, other=0.0) + b
