@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ftbc_pl import SpikingNetwork, calibrate_, convert
-from ftbc_pl.data.batches import TensorImages, random_shift
-from ftbc_pl.data.on_device import DeviceMemory
 from ftbc_pl.simulation.replay import Replay
 
 Row = dict[str, Any]
@@ -147,7 +145,11 @@ def _forwards(ann: Callable[[Tensor], Tensor], images: Tensor) -> list[Tensor]:
 
 
 def data(small: bool) -> Iterator[Row]:
-    """Images a second of noise of CIFAR-10's size, made by a CPU and by a GPU, and an epoch of a ResNet-20 with QCFS."""
+    """Images a second of noise of CIFAR-10's size, made by a CPU and by a GPU; an epoch of a ResNet-20 with QCFS."""
+    # Here, since these import what a machine with a GPU may lack.
+    from ftbc_pl.data.batches import TensorImages, random_shift
+    from ftbc_pl.data.on_device import DeviceMemory
+
     count = 2_000 if small else 45_000
     pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
     augment = partial(random_shift, padding=4, flip=0.5)
@@ -157,13 +159,18 @@ def data(small: bool) -> Iterator[Row]:
         order = torch.randperm(count).split(batch)[:-1]
         rates = {}
         for name, images in (("CPU", on_cpu), ("device", on_device)):
-            seconds = _seconds(lambda images=images, order=order: [images.__getitems__(part) for part in order[:20]])
-            rates[f"{name} images/s"] = 20 * batch / seconds
-        step = _training_step()
-        epochs = [_seconds(lambda step=step, order=order: [step(on_device.__getitems__(p)) for p in order])]
-        for _ in range(1 if batch == 128 else 2):
-            epochs.append(_seconds(lambda step=step, order=order: [step(on_device.__getitems__(p)) for p in order]))
+            rates[f"{name} images/s"] = 20 * batch / _seconds(partial(_go_over, images, order[:20]))
+        epoch = partial(_go_over, on_device, order, _training_step())
+        epochs = [_seconds(epoch) for _ in range(2 if small or batch == 128 else 3)]
         yield {"batch": batch, **rates, "first epoch s": epochs[0], "epoch s": epochs[-1]}
+
+
+def _go_over(images: Any, order: Any, step: Callable[[Any], None] | None = None) -> None:
+    """Make the batches of an order, and do a step with each."""
+    for part in order:
+        batch = images.__getitems__(part)
+        if step is not None:
+            step(batch)
 
 
 def _training_step() -> Callable[[tuple[Tensor, Tensor]], None]:

@@ -178,11 +178,14 @@ class SimulationOptions(Options):
 
     Attributes:
         time_chunk: Timesteps simulated at once; less needs less memory. Left out: all on a GPU, few on a CPU, where
-            that is faster.
+            that is faster, and fewer where memory is short.
+        memory_limit: Bytes that the timesteps simulated at once may take where time_chunk is left out; left out: half
+            of those that are free.
         compile: Whether torch.compile makes a kernel of the neurons for the evaluation.
     """
 
     time_chunk: int | None = None
+    memory_limit: int | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -191,7 +194,7 @@ class SimulationOptions(Options):
         Raises:
             ValueError: One is out of range.
         """
-        self._at_least_one("time_chunk")
+        self._at_least_one("time_chunk", "memory_limit")
 
 
 @dataclass(frozen=True, kw_only=True)

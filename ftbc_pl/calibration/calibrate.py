@@ -95,7 +95,8 @@ class _Calibration:
                 for batch in _first_batches(loader, self.options.num_batches, self.snn.device):
                     rows = to_images(batch).to(self.snn.device)
                     self.images += len(rows) * (number == 0)
-                    chunks = _chunks(self.snn, len(rows))
+                    chunks = _chunks(self.snn, rows, self.solver)
+                    forwards.clear()
                     if self.options.weights == "ridge":
                         chunks = [self.snn.num_steps]  # a fit looks at all timesteps
                         self._prepare_fit(rows)
@@ -182,10 +183,14 @@ def _unchanged_on_error(snn: SpikingNetwork) -> Iterator[None]:
         snn.reset()
 
 
-def _chunks(snn: SpikingNetwork, batch_size: int) -> list[int]:
+def _chunks(snn: SpikingNetwork, images: Tensor, solver: Solver) -> list[int]:
     """Timesteps to run at once; the same in all processes, which exchange sums at every site and step."""
-    largest = maximum_over_processes(torch.tensor([batch_size], device=snn.device))
-    return snn.chunks(int(largest.item()))
+    largest = int(maximum_over_processes(torch.tensor([len(images)], device=snn.device)).item())
+    # The ANN's rows, what a solver works with and, where single neurons matter, what they put out and what they lack.
+    chunk = snn.chunk(largest, images, more_rows=1, more_neurons=1 + 2 * solver.single_neurons)
+    chunk = -int(maximum_over_processes(torch.tensor([-chunk], device=snn.device)).item())
+    full, rest = divmod(snn.num_steps, chunk)
+    return [chunk] * full + ([rest] if rest else [])
 
 
 def _first_batches(loader: Iterable[Any], num_batches: int, device: torch.device) -> Iterable[Any]:
