@@ -40,6 +40,7 @@ class SpikingNetwork(nn.Module):
         num_steps: Number of timesteps T.
         time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all on a GPU,
             on a CPU as many as make about 128 rows, which its caches hold; fewer where the memory is too small.
+        precision: `bf16` runs layers in 16 bits in `forward`, with membranes in 32; `fp32` runs them as they are.
         memory_limit: Bytes that they may take where `time_chunk` is None; None: half of those that are free.
         options: The options of the conversion.
         input_size: Size of the image that it was converted with, without the batch.
@@ -71,6 +72,7 @@ class SpikingNetwork(nn.Module):
         self.num_steps = options.num_steps
         self.time_chunk: int | None = None
         self.memory_limit: int | None = None
+        self.precision = "fp32"
         self._chunk_of: dict[Any, int] = {}
         self.static_prefix = trace.static_prefix
         self.options = options
@@ -139,9 +141,8 @@ class SpikingNetwork(nn.Module):
             outputs or feature maps give the same structure of such tensors, (T, B, ...).
         """
         chunks = self.chunks(len(images), images)
-        return self._replay.run(
-            partial(self._simulate, chunks), images, self._all_modules, tuple(chunks), self._is_calibrated
-        )
+        key = tuple(chunks), self._is_calibrated, self.precision
+        return self._replay.run(partial(self._in_precision, chunks), images, self._all_modules, *key)
 
     @torch.no_grad()
     def simulate(self, images: Tensor, visitor: Callable[[int], Simulation]) -> Any:
@@ -152,6 +153,14 @@ class SpikingNetwork(nn.Module):
             visitor: Makes the visitor of a run of K timesteps.
         """
         return self._simulate(self.chunks(len(images), images), images, visitor)
+
+    def _in_precision(self, chunks: list[int], images: Tensor) -> Any:
+        """Simulate with layers in 16 bits where that is asked for; outputs are of the dtype of the images."""
+        if self.precision == "fp32":
+            return self._simulate(chunks, images)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            outputs = self._simulate(chunks, images)
+        return tree_map(lambda leaf: leaf.to(images.dtype) if _is_value(leaf) else leaf, outputs)
 
     def _simulate(self, chunks: list[int], images: Tensor, visitor: Callable[[int], Simulation] = Simulation) -> Any:
         self.reset()
@@ -212,7 +221,7 @@ class SpikingNetwork(nn.Module):
         numbers = sum(math.prod(call.record.shape) for call in self.calls) * images.element_size() * batch_size
         if 4 * numbers * (most + more_rows) <= limit:  # far from it: no forward to find out more
             return most
-        left = limit - (1 + more_neurons) * numbers
+        left = limit - limit // 8 - (1 + more_neurons) * numbers  # an eighth for what is small
         return max(1, min(most, left // (batch_size * max(1, bytes_per_row(self.network, images))) - more_rows))
 
     def visit(self, images: Tensor, visitor: Simulation, layers: Layers | None = None) -> Any:
