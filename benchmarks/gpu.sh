@@ -26,7 +26,7 @@ rows() { # seconds, section
     part "$1" "rows_$2" "$python" benchmarks/gpu_rows.py "$2" --output "$out/rows.jsonl"
 }
 
-rows 60 calibration
+rows 90 calibration
 part 60 calibration "$python" benchmarks/cost.py calibration --device cuda --batch_size 200 --runs 3 ${AUTHORS:+--authors-repo "$AUTHORS"}
 rows 60 data
 rows 75 inference

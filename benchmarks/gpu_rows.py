@@ -112,8 +112,7 @@ def calibration(small: bool) -> Iterator[Row]:
         of_ann = seconds.pop("ANN")
         for solver, value in seconds.items():
             found = row | {"solver": solver, "sites": sites, "s": value, "ANN s": of_ann, "ratio": value / of_ann}
-            found |= {"first s": first} if solver == "exact" else {}
-            yield found | _launches(things[solver])
+            yield found | ({"first s": first} | _launches(things[solver]) if solver == "exact" else {})
 
 
 def _calibrate(snn: SpikingNetwork, images: Tensor, solver: str) -> None:

@@ -76,7 +76,7 @@ def exact_site_(
 
 
 def _warps(block: int) -> int:
-    return max(1, min(16, block // 256))
+    return max(1, min(32, block // 256))
 
 
 @triton.jit
@@ -104,7 +104,7 @@ def _two(found, greater, larger, rank):
     return below, tl.where(rank == 0, float("inf"), tl.where(greater < rank, below, _value(larger)))
 
 
-@triton.jit(do_not_specialize=["steps", "channels", "rows"])
+@triton.jit(do_not_specialize=["steps", "bias_step", "channels", "rows"])
 def _few(
     membrane, current, threshold, ranks, edge, margin, lowest, highest, bias, out, counts,
     steps, current_step, out_step, bias_step, rows, channels, inner, BLOCK: tl.constexpr,
@@ -136,7 +136,7 @@ def _few(
     tl.store(membrane + at, v, mask=inside)
 
 
-@triton.jit(do_not_specialize=["steps", "channels", "rows"])
+@triton.jit(do_not_specialize=["steps", "bias_step", "channels", "rows"])
 def _many(
     membrane, current, threshold, ranks, edge, margin, lowest, highest, bias, out, counts, scratch,
     steps, current_step, out_step, bias_step, rows, channels, inner,
