@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that is said of GPUs, in under 8 minutes, unattended: tests of what runs there, kernels, costs.
+# Everything that is said of GPUs, unattended, in four minutes or so: costs, kernels, tests of
+# what runs there. No part takes longer than its limit; the first are those that matter most.
 #
 #     benchmarks/gpu.sh [FOLDER]
 #
@@ -21,8 +22,16 @@ part() { # seconds, name, command …
     echo "$name: exit ${PIPESTATUS[0]}" | tee -a "$out/summary.txt"
 }
 
-part 120 kernels "$python" benchmarks/kernels_gpu.py --output "$out/kernels.jsonl"
-part 90 inference "$python" benchmarks/cost.py inference --device cuda --batch_size 200
-part 60 neuron "$python" benchmarks/cost.py neuron --device cuda --batch_size 200
-part 90 calibration "$python" benchmarks/cost.py calibration --device cuda --batch_size 200 ${AUTHORS:+--authors-repo "$AUTHORS"}
-part 90 tests "$python" -m pytest tests/test_gpu.py -q -p no:cacheprovider -o filterwarnings=default
+rows() { # seconds, section
+    part "$1" "rows_$2" "$python" benchmarks/gpu_rows.py "$2" --output "$out/rows.jsonl"
+}
+
+rows 90 calibration
+part 60 calibration "$python" benchmarks/cost.py calibration --device cuda --batch_size 200 --runs 3 ${AUTHORS:+--authors-repo "$AUTHORS"}
+rows 60 data
+rows 75 inference
+part 75 kernels "$python" benchmarks/kernels_gpu.py --output "$out/kernels.jsonl"
+part 60 inference "$python" benchmarks/cost.py inference --device cuda --batch_size 200 --runs 3
+part 75 tests "$python" -m pytest tests/test_gpu.py -q -p no:cacheprovider -o filterwarnings=default
+rows 30 convolutions
+part 60 memory "$python" benchmarks/cost.py memory --device cuda --batch_size 50

@@ -22,7 +22,7 @@ import triton
 from torch import Tensor, nn
 
 from ftbc_pl.functional import neuron
-from ftbc_pl.functional.kernels import balanced, exact, heuristic, selection
+from ftbc_pl.functional.kernels import balanced, exact, exact_site, heuristic, selection
 from ftbc_pl.functional.kernels import neuron as kernel
 from ftbc_pl.functional.kernels import qcfs as kernel_qcfs
 from ftbc_pl.layers import QCFS
@@ -137,6 +137,7 @@ def check_solvers() -> Iterator[Row]:
         exact.exact_step_(x, v, s.threshold, cut, bias, out, 1)
         same = torch.equal(bias, sorted_exact(s, cut, u)) and fires_as_expected(s, u, bias, v, out)
         yield row | {"kernel": "exact", "same bits": same}
+        yield row | {"kernel": "exact, all steps", "same bits": all_steps_are_single_steps(s, cut)}
         v, bias, mean = s.membrane.clone(), s.bias[0].clone(), s.activation.double().mean((0, 2, 3))
         count = u.numel() // len(bias)
         fired = (u + neuron.per_channel(bias, 4, 1) >= neuron.per_channel(s.threshold, 4, 1)).sum((0, 2, 3))
@@ -144,6 +145,21 @@ def check_solvers() -> Iterator[Row]:
         heuristic.heuristic_step_(x, v, s.threshold, mean, count, 0.4, bias, out, 1)
         same = torch.equal(bias, wanted) and fires_as_expected(s, u, bias, v, out)
         yield row | {"kernel": "heuristic", "same bits": same}
+
+
+def all_steps_are_single_steps(s: SimpleNamespace, cut: SimpleNamespace) -> bool:
+    """Whether one launch for all steps of a site gives the bits of one step after the other."""
+    results = []
+    for at_once in (True, False):
+        v, bias, out = s.membrane.clone(), torch.empty_like(s.bias), torch.empty_like(s.current)
+        counts = torch.zeros(STEPS, dtype=torch.int64, device="cuda")
+        if at_once:
+            exact_site.exact_site_(s.current, v, s.threshold, cut, bias, out, 1, counts)
+        else:
+            for t in range(STEPS):
+                exact.exact_step_(s.current[t], v, s.threshold, cut, bias[t], out[t], 1, counts[t : t + 1])
+        results.append((v, bias, out, counts))
+    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def check_balanced() -> Iterator[Row]:
@@ -201,7 +217,10 @@ def time_steps() -> Iterator[Row]:
                 balanced.balanced_step_, x, v, theta, error, s.activation, balanced.Scale.of(theta), 3.0, bias, out, 1
             ),
         }
-        yield row | {f"{name} ms": milliseconds(thing) for name, thing in things.items()}
+        found = {f"{name} ms": milliseconds(thing) for name, thing in things.items()}
+        outs, counts = torch.empty_like(s.current), torch.zeros(STEPS, dtype=torch.int64, device="cuda")
+        site = partial(exact_site.exact_site_, s.current, v, theta, cut, s.bias, outs, 1, counts)
+        yield row | found | {"exact, a step of all at once ms": milliseconds(site) / STEPS}
 
 
 def time_training() -> Iterator[Row]:

@@ -22,6 +22,7 @@ from ftbc_pl.command.endings import say_how_it_ended
 from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, check_path, hyper_parameters
 from ftbc_pl.command.offline import choose_offline
 from ftbc_pl.data import ClassificationData
+from ftbc_pl.data.rate import DataRate
 from ftbc_pl.export import export
 from ftbc_pl.run import Settings
 from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
@@ -119,6 +120,8 @@ class FTBCCLI(LightningCLI):
         trainer.callbacks.append(Settings(settings))
         if config.seed_everything is not False:
             trainer.callbacks.append(EpochSeed(config.seed_everything))
+        if self.subcommand == "fit":
+            trainer.callbacks.append(DataRate())
         if self.subcommand == "fit" and config.ftbc.enabled:
             check_launcher(trainer)
         if not config.checkpoint.save_last:

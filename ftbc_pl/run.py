@@ -153,6 +153,7 @@ class Run:
         snn.to(run_device(trainer))
         if self.options.time_chunk is not None:
             snn.time_chunk = self.options.time_chunk
+        snn.memory_limit, snn.precision = self.options.memory_limit, self.options.precision
         if self.options.compile:
             snn.compile_neurons()
         return snn

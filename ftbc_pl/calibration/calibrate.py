@@ -26,6 +26,7 @@ from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.readout import error_products, least_squares_readout, mean_readout
 from ftbc_pl.options import CalibrationOptions
 from ftbc_pl.simulation import SpikingNetwork
+from ftbc_pl.sites import SiteRecord
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def calibrate_(
         images=int(counted.item()),
         forward_passes=run.forward_passes,
         seconds=time.perf_counter() - began,
-        sites=tuple(run.states[record.name].record(record) for record in snn.report.sites if record.name in run.states),
+        sites=run.records(),
         readout_weights=tuple(snn.readout_weights[-1].tolist()),
         weights=() if run.fit is None else tuple(run.fit.changes),
     )
@@ -94,7 +95,8 @@ class _Calibration:
                 for batch in _first_batches(loader, self.options.num_batches, self.snn.device):
                     rows = to_images(batch).to(self.snn.device)
                     self.images += len(rows) * (number == 0)
-                    chunks = _chunks(self.snn, len(rows))
+                    chunks = _chunks(self.snn, rows, self.solver)
+                    forwards.clear()
                     if self.options.weights == "ridge":
                         chunks = [self.snn.num_steps]  # a fit looks at all timesteps
                         self._prepare_fit(rows)
@@ -115,6 +117,7 @@ class _Calibration:
         for steps in chunks:
             visitor = CalibrationStep(steps, not parts, self.solver, self.states, self.bar.update, self.fit)
             parts.append(self.snn.visit(images, visitor, self.fit))
+            visitor.check()
         for state in self.states.values():
             state.end_batch()
         if self.options.readout == "mean":
@@ -124,6 +127,13 @@ class _Calibration:
         found = _relative_products(outputs) if len(outputs) > 1 else error_products(outputs[0][1:], outputs[0][0])
         # A solver that goes on from batch to batch: the last one has the biases that stay.
         self.errors = found if self.solver.continues or self.errors is None else self.errors + found
+
+    def records(self) -> tuple[SiteRecord, ...]:
+        """The records of the spiking sites, with what was found there; a GPU is waited for once."""
+        records = [record for record in self.snn.report.sites if record.name in self.states]
+        rows = [self.states[record.name].found() for record in records]
+        found = torch.cat(rows).cpu().split([len(row) for row in rows]) if rows else ()
+        return tuple(self.states[one.name].record(one, row) for one, row in zip(records, found, strict=True))
 
     def finish(self) -> None:
         """Set the biases to the average over the batches, where the solver does not go on, and the readout."""
@@ -174,10 +184,14 @@ def _unchanged_on_error(snn: SpikingNetwork) -> Iterator[None]:
         snn.reset()
 
 
-def _chunks(snn: SpikingNetwork, batch_size: int) -> list[int]:
+def _chunks(snn: SpikingNetwork, images: Tensor, solver: Solver) -> list[int]:
     """Timesteps to run at once; the same in all processes, which exchange sums at every site and step."""
-    largest = maximum_over_processes(torch.tensor([batch_size], device=snn.device))
-    return snn.chunks(int(largest.item()))
+    largest = int(maximum_over_processes(torch.tensor([len(images)], device=snn.device)).item())
+    # The ANN's rows, what a solver works with and, where single neurons matter, what they put out and what they lack.
+    chunk = snn.chunk(largest, images, more_rows=1, more_neurons=1 + 2 * solver.single_neurons)
+    chunk = -int(maximum_over_processes(torch.tensor([-chunk], device=snn.device)).item())
+    full, rest = divmod(snn.num_steps, chunk)
+    return [chunk] * full + ([rest] if rest else [])
 
 
 def _first_batches(loader: Iterable[Any], num_batches: int, device: torch.device) -> Iterable[Any]:

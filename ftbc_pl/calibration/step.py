@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftbc_pl.calibration.solvers.base import SiteStep, Solver
+from ftbc_pl.calibration.solvers.base import SiteRun, SiteStep, Solver
 from ftbc_pl.calibration.weights import WeightFit
-from ftbc_pl.distributed import in_any_process, merge_over_processes, sum_over_processes
+from ftbc_pl.distributed import in_any_process, is_distributed, merge_over_processes, sum_over_processes
 from ftbc_pl.functional.targets import Target
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation import Simulation
@@ -45,40 +45,49 @@ class SiteState:
             # A copy, since the ANN may go on to overwrite its activation.
             self.activation, self.error = activation.clone(), torch.zeros_like(activation)
 
-    def at(self, step: int, current: Tensor, out: Tensor) -> SiteStep:
-        """The site at one step, as the solver sees it; `current` and `out` are (B, C, ...)."""
+    def run(self, current: Tensor, out: Tensor) -> SiteRun:
+        """The site at its next steps, as the solver sees it; `current` and `out` are (K, B, C, ...)."""
         assert self.target is not None, "the first chunk carries the ANN's rows"
-        return SiteStep(
-            current=current,
-            membrane=self.site.membrane_like(current),
-            bias=self.site.temporal_bias[step],
+        steps = slice(self.site.step, self.site.step + len(current))
+        bias, counts = self.site.temporal_bias[steps], self.fired[steps]
+        first = SiteStep(
+            current=current[0],
+            membrane=self.site.membrane_like(current[0]),
+            bias=bias[0],
             threshold=self.site.threshold,
             channel_dim=self.site.channel_dim,
             target=self.target,
-            out=out,
-            counts=self.fired[step : step + 1],
+            out=out[0],
+            counts=counts[:1],
             activation=self.activation,
             error=self.error,
             memory=self.memory,
             merge=merge_over_processes(),
         )
+        return SiteRun(first, current, bias, out, counts)
 
     def end_batch(self) -> None:
         """Add the biases of this batch to the sum."""
         self.bias_sum += self.site.temporal_bias
 
-    def record(self, before: SiteRecord) -> SiteRecord:
-        """The record of the site, with what the calibration found."""
-        theta = self.site.threshold
-        relative = (self.site.temporal_bias / theta).square().mean(1).sqrt()
-        totals = sum_over_processes(torch.stack([self.fired.sum(), self.fired.new_tensor(self.counted)]).double())
+    def found(self) -> Tensor:
+        """What the record needs, in one row of float64: to be taken off a GPU with that of all other sites."""
+        totals = sum_over_processes(torch.stack([self.fired.sum(), self.fired.new_full((), self.counted)]).double())
+        parts = (totals, self.site.threshold, self.site.temporal_bias.flatten(), self.never, self.always)
+        return torch.cat([part.double() for part in parts])
+
+    def record(self, before: SiteRecord, found: Tensor) -> SiteRecord:
+        """The record of the site, with what the calibration found, which is `found` on the CPU."""
+        steps, channels = self.site.temporal_bias.shape
+        totals, theta, bias, never, always = found.split([2, channels, steps * channels, channels, channels])
+        relative = (bias.view(steps, channels) / theta).square().mean(1).sqrt()
         return replace(
             before,
             threshold=Spread.of(theta),
             firing_rate=(totals[0] / totals[1]).item(),
             temporal_bias_rms=tuple(relative.tolist()),
-            dead_channels=int(self.never.sum()),
-            saturated_channels=int(self.always.sum()),
+            dead_channels=int(never.sum()),
+            saturated_channels=int(always.sum()),
         )
 
 
@@ -109,25 +118,42 @@ class CalibrationStep(Simulation):
         self.states = states
         self.advance = advance
         self.fit = fit
+        self.sums: list[tuple[Call, Tensor]] = []
 
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Check the input, then simulate and correct the neurons of a site."""
-        if in_any_process(not bool(x.sum().isfinite()), x.device):
-            raise ValueError(
-                f"Site {call.place} has NaN or infinite input during calibration: check the weights and the images, or "
-                "train with a smaller learning rate."
-            )
+        self.sums.append((call, x.sum()))
+        if self.fit is not None or is_distributed() or not self.solver.bears_nan(x.device):
+            self.check()
         if self.fit is not None:
             self.fit.at_site(call, x)
         return super().neuron(call, site, x, activation)
+
+    def check(self) -> None:
+        """Check the inputs of the sites since the last check; a GPU is waited for.
+
+        Raises:
+            ValueError: One has NaN or infinite values.
+        """
+        sums, self.sums = self.sums, []
+        if not sums:
+            return
+        # Sums of bfloat16 and float64 rows, say, are finite or not in 64 bits alike.
+        finite = torch.stack([total.double() for _, total in sums]).isfinite().tolist()
+        broken = [call for (call, _), is_finite in zip(sums, finite, strict=True) if not is_finite]
+        if in_any_process(bool(broken), sums[0][1].device):
+            raise ValueError(
+                f"Site {(broken or [sums[0][0]])[0].place} has NaN or infinite input during calibration: check the "
+                "weights and the images, or train with a smaller learning rate."
+            )
 
     def simulate(self, call: Call, site: SpikingNeuron, current: Tensor, out: Tensor) -> None:
         """Write θ·s behind the ANN's rows of `out` (blocks, B, C, ...), solving for b[t] before each step."""
         state = self.states[call.name]
         if self.ann_rows:
             state.aim(out[0], self.solver.single_neurons)
-        for x, spikes in zip(current, out[self.ann_rows :], strict=True):
-            self.solver.step_(state.at(site.step, x, spikes))
-            site.step += 1
-            state.counted += spikes.numel()
+        spikes = out[self.ann_rows :]
+        self.solver.run_(state.run(current, spikes))
+        site.step += len(current)
+        state.counted += spikes.numel()
         self.advance(len(current))

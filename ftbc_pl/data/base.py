@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ftbc_pl.data.batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
+from ftbc_pl.data.on_device import DeviceImages
 from ftbc_pl.distributed import process_place
 
 Role = Literal["train", "calibration", "val", "test"]
@@ -144,6 +145,10 @@ class ClassificationData(LightningDataModule, ABC):
             self._images[role] = self.build(role)
         return self._images[role]
 
+    def placed(self, images: Images) -> Images:
+        """Return images as loaders read them: from a GPU's memory, say."""
+        return images
+
     def images_to_predict(self) -> Images:
         """Return the images whose classes `predict` finds: the test images, or whatever images are in their place.
 
@@ -220,12 +225,13 @@ class ClassificationData(LightningDataModule, ABC):
 
     def _batch_loader(self, images: Images, batches: list[list[int]]) -> DataLoader[Batch]:
         # The batches are this process's own. Lightning would share them out once more, but for a DistributedSampler.
-        own = Batches(images, batches)
+        own = Batches(self.placed(images), batches)
         return self._loader(
             own, batch_size=None, sampler=DistributedSampler(own, num_replicas=1, rank=0, shuffle=False)
         )
 
     def _loader(self, images: Images | Batches, **kwargs: Any) -> DataLoader[Batch]:
+        images = images if isinstance(images, Batches) else self.placed(images)
         source = images.images if isinstance(images, Batches) else images
         # a batch of images in memory is cut out faster than a worker could hand it over
         automatic = 0 if isinstance(source, TensorImages) else min(available_cores(), 8)
@@ -234,7 +240,7 @@ class ClassificationData(LightningDataModule, ABC):
         return DataLoader(
             images,
             num_workers=workers,
-            pin_memory=self.pin_memory,
+            pin_memory=self.pin_memory and not isinstance(source, DeviceImages),
             persistent_workers=workers > 0 and training,
             **kwargs,
         )

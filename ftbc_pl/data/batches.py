@@ -75,11 +75,14 @@ class TensorImages(Images):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         chosen = torch.as_tensor(indices)
-        images = self.images[self.indices[chosen]]
+        return self._finished(self.images[self.indices[chosen]]), self.labels[chosen]
+
+    def _finished(self, images: Tensor) -> Tensor:
+        """Augment and normalise a batch."""
         if self.augment is not None:
             images = self.augment(images)
         images = images.float().sub_(self._shift).mul_(self._factor)
-        return images if self.erase is None else self.erase(images), self.labels[chosen]
+        return images if self.erase is None else self.erase(images)
 
 
 class Batches(Dataset[Batch]):

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from ftbc_pl.data.base import ClassificationData, Role, hold_out
 from ftbc_pl.data.batches import Batch, Images, TensorImages
+from ftbc_pl.data.mixing import Mixing
+from ftbc_pl.data.on_device import DeviceMemory
 from ftbc_pl.data.sources import Source
 from ftbc_pl.data.splits import Splits
 from ftbc_pl.data.timm_sources import CLASSES, STREAMS, converted, open_named, open_stream
@@ -25,8 +26,6 @@ from ftbc_pl.data.transforms import (
 from ftbc_pl.models.resnet import CIFAR_MEAN, CIFAR_STD
 
 CACHE_BYTES = 2**30
-
-__all__ = ["ImageData"]
 
 
 class ImageData(ClassificationData):
@@ -75,6 +74,7 @@ class ImageData(ClassificationData):
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
         cache: bool | None = None,
+        device: Literal["auto", "cpu"] = "auto",
     ) -> None:
         """Create the data module.
 
@@ -125,6 +125,8 @@ class ImageData(ClassificationData):
             mixup_alpha: Strength of Mixup, 0 for none; targets become probabilities `(B, num_classes)`.
             cutmix_alpha: Strength of CutMix, 0 for none; with both, each batch gets one of the two.
             cache: Keep decoded images in memory; left out: where they are small and take up to 1 GiB.
+            device: Where images kept in memory live and are augmented: `auto` is the GPU that trains, where it has room
+                and there are no `num_workers`; `cpu` never is.
         """
         super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, val_split)
         if train_split in (test_split, val_split_name):
@@ -137,6 +139,7 @@ class ImageData(ClassificationData):
         self.random_crop, self.padding, self.hflip = random_crop, padding, hflip
         self.auto_augment, self.color_jitter, self.re_prob = auto_augment, color_jitter, re_prob
         self.mixup_alpha, self.cutmix_alpha, self.cache = mixup_alpha, cutmix_alpha, cache
+        self.device, self._device_memory = device, DeviceMemory()
         self._given: dict[str, Any] = {
             "input_size": None if size is None else (in_chans, *size),
             "mean": mean,
@@ -144,12 +147,10 @@ class ImageData(ClassificationData):
             "interpolation": interpolation,
             "crop_pct": crop_pct,
         }
-        self._num_classes = num_classes
-        expected = CLASSES.get(name) if num_classes is None else num_classes
+        self._num_classes = expected = CLASSES.get(name) if num_classes is None else num_classes
         self._splits = Splits(name, root, self._mode, train_split, (test_split, val_split_name), expected)
-        self._predicted: Images | None = None
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
-        self._mixup: Mixup | None = None
+        self._mixing = Mixing(mixup_alpha, cutmix_alpha)
         small = name.startswith("torch/") or (size is not None and max(size) <= SMALL)
         self._resolve({"input_size": (in_chans, 32, 32), "mean": CIFAR_MEAN, "std": CIFAR_STD} if small else {})
 
@@ -160,7 +161,8 @@ class ImageData(ClassificationData):
             self.input_size, self.mean, self.std = geometry.input_size, geometry.mean, geometry.std
             self._images.clear()
             self._memory.clear()
-            self._predicted = None
+            self._device_memory.clear()
+            self._predicted: Images | None = None
 
     def resolve_from(self, network: nn.Module) -> None:
         """Take what isn't given (size, mean, std, resampling, crop) from the network's timm configuration."""
@@ -171,8 +173,6 @@ class ImageData(ClassificationData):
     @property
     def num_classes(self) -> int:
         """Number of classes: as given, as known from the data set's name, or counted in the training images."""
-        if self._num_classes is None:
-            self._num_classes = CLASSES.get(self.dataset)
         if self._num_classes is None:
             if self.dataset.startswith(STREAMS):
                 raise ValueError(f"expected data.num_classes to be given for {self.dataset}, which does not state it")
@@ -227,6 +227,11 @@ class ImageData(ClassificationData):
         transform = augmentation.single(self.geometry) if role == "train" else self.geometry.evaluation()
         return SourceImages(labels, image, transform, indices)
 
+    def placed(self, images: Images) -> Images:
+        """Return images as they come out of the memory of the trainer's GPU, where they may live there."""
+        allowed = self.device == "auto" and not self.num_workers
+        return self._device_memory.placed(images, self.trainer, self._augmentation()) if allowed else images
+
     def images_to_predict(self) -> Images:
         """Return the images of `test_split`, with their files' names; in folders and tar files they need no class."""
         if not self._splits.in_files:
@@ -240,13 +245,8 @@ class ImageData(ClassificationData):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Mix the images and labels of training batches, on the device, where Mixup or CutMix is asked for."""
-        if not (self.mixup_alpha or self.cutmix_alpha) or self.trainer is None or not self.trainer.training:
-            return batch
-        if self._mixup is None:
-            self._mixup = Mixup(self.mixup_alpha, self.cutmix_alpha, label_smoothing=0.0, num_classes=self.num_classes)
-        images, labels = batch
-        even = len(images) // 2 * 2  # timm mixes pairs
-        return self._mixup(images[:even], labels[:even]) if even else batch
+        training = self.trainer is not None and self.trainer.training
+        return self._mixing(batch, self.num_classes) if self._mixing.asked_for and training else batch
 
     @property
     def _mode(self) -> str:

@@ -3,6 +3,7 @@
 The same operations in the same order as in `ftbc_pl.functional.neuron`, with the same result to the bit.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -92,5 +93,7 @@ def _loop(
 def _compiled() -> Callable[..., None]:
     # Rounded to 16 bits after each operation, as without compilation, so that chunks of time don't change the result.
     # A kernel for each dtype and number of steps, with and without neurons in space, one image, one channel, in place.
-    options: dict[str, Any] = {"emulate_precision_casts": True}
-    return torch.compile(_loop, dynamic=True, options=options, recompile_limit=64)  # type: ignore[call-overload]
+    settings: dict[str, Any] = {"dynamic": True, "options": {"emulate_precision_casts": True}}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:  # not in PyTorch 2.11
+        settings["recompile_limit"] = 64
+    return torch.compile(_loop, **settings)  # type: ignore[no-any-return]

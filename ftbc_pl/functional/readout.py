@@ -46,11 +46,12 @@ def least_squares_readout(products: Tensor) -> Tensor:
         products: E, (T, T), as `error_products` sums it.
 
     Returns:
-        Weights, (T, T): row t − 1 holds those of the steps 1 … t in the prediction at t, and zeros.
+        Weights, (T, T) on the CPU: row t − 1 holds those of the steps 1 … t in the prediction at t, and zeros.
 
     Raises:
         ValueError: E has NaN or infinite values.
     """
+    products = products.cpu()  # a small matrix: a GPU would be waited for at each t
     if not bool(products.isfinite().all()):
         raise ValueError("The output has NaN or infinite values during calibration: check the weights and the images.")
     ridge = (_RIDGE * products.diagonal()).clamp(min=_LEAST)

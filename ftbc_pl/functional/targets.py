@@ -40,7 +40,8 @@ class Cut:
         # A distance that survives rounding when it is added.
         margin = (every.to(dtype) - none.to(dtype)) * (4 * torch.finfo(dtype).eps)
         lowest, highest = (-infinite).masked_fill(every, 0), infinite.masked_fill(none, 0)
-        return cls(firing.clamp(max=count - 1), none | every, margin, lowest, highest)
+        # NaN in a fraction makes no rank that is out of range, and is found later.
+        return cls(firing.clamp(0, count - 1), none | every, margin, lowest, highest)
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ class Target:
             merge: Adds up the sums of all parts.
         """
         others = [dim for dim in range(activation.ndim) if dim != channel_dim]
-        sums = activation.sum(others, dtype=torch.float64)
-        size = sums.new_tensor([activation.numel() / activation.shape[channel_dim]])
-        totals = merge.add(torch.cat([sums, size]))
-        mean = totals[:-1] / totals[-1]
-        return cls(mean, (mean / threshold.double()).clamp(0, 1), int(totals[-1].item()))
+        sums, count = activation.sum(others, dtype=torch.float64), activation.numel() // activation.shape[channel_dim]
+        size = sums.new_full((1,), count)  # on the device: division by a number would be a product there, and round
+        if merge is not ALONE:
+            totals = merge.add(torch.cat([sums, size]))
+            sums, size, count = totals[:-1], totals[-1:], int(totals[-1].item())
+        mean = sums / size
+        return cls(mean, (mean / threshold.double()).clamp(0, 1), count)

@@ -4,6 +4,7 @@ T timesteps of a batch run as T·B rows through the ANN's own forward. Convoluti
 rows alike; at each site the rows are seen as (T, B, ...) again.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from ftbc_pl.functional.readout import mean_readout, weigh
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.options import ConversionOptions
 from ftbc_pl.simulation.corrections import Corrections, Layers
+from ftbc_pl.simulation.memory import bytes_per_row, free_bytes
 from ftbc_pl.simulation.redirection import Redirection
 from ftbc_pl.simulation.replay import Replay
 from ftbc_pl.simulation.visitors import Simulation
@@ -37,7 +39,9 @@ class SpikingNetwork(nn.Module):
         trace: What each site replaces.
         num_steps: Number of timesteps T.
         time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all on a GPU,
-            on a CPU as many as make about 128 rows, which its caches hold.
+            on a CPU as many as make about 128 rows, which its caches hold; fewer where the memory is too small.
+        precision: `bf16` runs layers in 16 bits in `forward`, with membranes in 32; `fp32` runs them as they are.
+        memory_limit: Bytes that they may take where `time_chunk` is None; None: half of those that are free.
         options: The options of the conversion.
         input_size: Size of the image that it was converted with, without the batch.
         report: What the conversion made of each site.
@@ -67,6 +71,9 @@ class SpikingNetwork(nn.Module):
         self.trace = trace
         self.num_steps = options.num_steps
         self.time_chunk: int | None = None
+        self.memory_limit: int | None = None
+        self.precision = "fp32"
+        self._chunk_of: dict[Any, int] = {}
         self.static_prefix = trace.static_prefix
         self.options = options
         self.input_size = input_size
@@ -133,10 +140,9 @@ class SpikingNetwork(nn.Module):
             Output of each step, (T, B, num_classes); `readout` makes predictions of them. Networks with several
             outputs or feature maps give the same structure of such tensors, (T, B, ...).
         """
-        chunks = self.chunks(len(images))
-        return self._replay.run(
-            partial(self._simulate, chunks), images, self._all_modules, tuple(chunks), self._is_calibrated
-        )
+        chunks = self.chunks(len(images), images)
+        key = tuple(chunks), self._is_calibrated, self.precision
+        return self._replay.run(partial(self._in_precision, chunks), images, self._all_modules, *key)
 
     @torch.no_grad()
     def simulate(self, images: Tensor, visitor: Callable[[int], Simulation]) -> Any:
@@ -146,7 +152,15 @@ class SpikingNetwork(nn.Module):
             images: (B, ...).
             visitor: Makes the visitor of a run of K timesteps.
         """
-        return self._simulate(self.chunks(len(images)), images, visitor)
+        return self._simulate(self.chunks(len(images), images), images, visitor)
+
+    def _in_precision(self, chunks: list[int], images: Tensor) -> Any:
+        """Simulate with layers in 16 bits where that is asked for; outputs are of the dtype of the images."""
+        if self.precision == "fp32":
+            return self._simulate(chunks, images)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            outputs = self._simulate(chunks, images)
+        return tree_map(lambda leaf: leaf.to(images.dtype) if _is_value(leaf) else leaf, outputs)
 
     def _simulate(self, chunks: list[int], images: Tensor, visitor: Callable[[int], Simulation] = Simulation) -> Any:
         self.reset()
@@ -168,12 +182,47 @@ class SpikingNetwork(nn.Module):
         weights = self.readout_weights if self._is_calibrated else mean_readout(self.num_steps)
         return tree_map(lambda leaf: weigh(leaf, weights) if _is_value(leaf) else leaf, outputs)
 
-    def chunks(self, batch_size: int) -> list[int]:
-        """Numbers of timesteps to run at once for a batch of that size; they add up to T."""
-        automatic = self.num_steps if self.device.type != "cpu" else max(1, _CPU_ROWS // batch_size)
-        chunk = min(self.time_chunk or automatic, self.num_steps)
+    def chunks(self, batch_size: int, images: Tensor | None = None) -> list[int]:
+        """Numbers of timesteps to run at once for a batch of that size; they add up to T.
+
+        Args:
+            batch_size: B.
+            images: Some of the batch, to find out what they take in memory; None: as if there were enough.
+        """
+        chunk = self.chunk(batch_size, images)
         full, rest = divmod(self.num_steps, chunk)
         return [chunk] * full + ([rest] if rest else [])
+
+    def chunk(self, batch_size: int, images: Tensor | None = None, more_rows: int = 0, more_neurons: int = 0) -> int:
+        """Number of timesteps to run at once; arguments as of `chunks`.
+
+        Args:
+            batch_size: B.
+            images: Some of the batch.
+            more_rows: Blocks of B rows beside the timesteps.
+            more_neurons: Numbers to keep of each neuron beside its membrane.
+        """
+        if self.time_chunk is not None:
+            return min(self.time_chunk, self.num_steps)
+        automatic = self.num_steps if self.device.type != "cpu" else max(1, _CPU_ROWS // batch_size)
+        automatic = min(automatic, self.num_steps)
+        if automatic == 1 or images is None or torch.compiler.is_compiling():
+            return automatic
+        key = batch_size, images.shape[1:], images.dtype, images.device, more_rows, more_neurons, self.memory_limit
+        if key not in self._chunk_of:  # once: what is free now includes what was taken before
+            self._chunk_of[key] = self._fitting(automatic, batch_size, images, more_rows, more_neurons)
+        return self._chunk_of[key]
+
+    def _fitting(self, most: int, batch_size: int, images: Tensor, more_rows: int, more_neurons: int) -> int:
+        """How many timesteps fit into the memory, `most` at most; see `chunk`."""
+        limit = free_bytes(images.device) if self.memory_limit is None else self.memory_limit
+        if limit is None:
+            return most
+        numbers = sum(math.prod(call.record.shape) for call in self.calls) * images.element_size() * batch_size
+        if 4 * numbers * (most + more_rows) <= limit:  # far from it: no forward to find out more
+            return most
+        left = limit - limit // 8 - (1 + more_neurons) * numbers  # an eighth for what is small
+        return max(1, min(most, left // (batch_size * max(1, bytes_per_row(self.network, images))) - more_rows))
 
     def visit(self, images: Tensor, visitor: Simulation, layers: Layers | None = None) -> Any:
         """Run the ANN's code on the rows of `visitor`; outputs are (blocks, B, ...).

@@ -1,8 +1,9 @@
 """What a solver of the temporal bias is: one object that is asked for b[t] of one site at one step."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +49,29 @@ class SiteStep:
     merge: Merge = ALONE
 
 
+class SiteRun(NamedTuple):
+    """A site at K timesteps that follow each other, in this process.
+
+    Attributes:
+        first: The first of them.
+        current: x, (K, B, C, ...).
+        bias: b so far, (K, C).
+        out: (K, B, C, ...), becomes θ·s.
+        counts: (K,) int64, to which the number of spikes of each step is added.
+    """
+
+    first: SiteStep
+    current: Tensor
+    bias: Tensor
+    out: Tensor
+    counts: Tensor
+
+    def steps(self) -> Iterator[SiteStep]:
+        """The timesteps, one after the other."""
+        for k, (current, bias, out) in enumerate(zip(self.current, self.bias, self.out, strict=True)):
+            yield replace(self.first, current=current, bias=bias, out=out, counts=self.counts[k : k + 1])
+
+
 class Solver(ABC):
     """A rule that chooses the temporal bias.
 
@@ -70,10 +94,22 @@ class Solver(ABC):
     def solve(self, step: SiteStep) -> Tensor:
         """Choose b[t], (C,); the same in all processes."""
 
-    def step_(self, step: SiteStep) -> None:
-        """Integrate the current, choose b[t], fire: in few launches where there are kernels for it."""
-        if not (_fits_kernels(step) and self.launch_(step)):
-            self._step_by_step_(step)
+    def run_(self, run: SiteRun) -> None:
+        """Integrate the current of each step, choose b[t], fire: in few launches where there are kernels for it."""
+        in_kernels = _fits_kernels(run.first)
+        if in_kernels and self.launch_all_(run):
+            return
+        for step in run.steps():
+            if not (in_kernels and self.launch_(step)):
+                self._step_by_step_(step)
+
+    def bears_nan(self, device: torch.device) -> bool:
+        """Whether NaN in a current harms nothing but the result, so that it may be looked for after the forward."""
+        return False
+
+    def launch_all_(self, run: SiteRun) -> bool:
+        """Do all steps of a site in kernels, with the bits of `solve`; False if there are none."""
+        return False
 
     def launch_(self, step: SiteStep) -> bool:
         """Do all of a step in kernels, with the bits of `solve`; False if there are none."""

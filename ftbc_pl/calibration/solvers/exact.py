@@ -7,7 +7,7 @@ membrane, instead of by repeated steps.
 import torch
 from torch import Tensor
 
-from ftbc_pl.calibration.solvers.base import SiteStep, Solver
+from ftbc_pl.calibration.solvers.base import SiteRun, SiteStep, Solver
 from ftbc_pl.functional.merge import ALONE, Merge
 from ftbc_pl.functional.neuron import per_channel
 from ftbc_pl.functional.selection import largest
@@ -24,6 +24,27 @@ class Exact(Solver):
         return exact_bias(
             step.membrane, step.target, step.threshold, step.channel_dim, self.granularity, merge=step.merge
         )
+
+    def bears_nan(self, device: torch.device) -> bool:
+        """On a GPU, where nothing is indexed by values."""
+        return device.type == "cuda"
+
+    def launch_all_(self, run: SiteRun) -> bool:
+        """All steps of a site in one launch: a bias of each channel's own, all images in one process."""
+        from ftbc_pl.functional.kernels.exact_site import exact_site_, fits  # imports Triton
+
+        site = run.first
+        if (
+            self.granularity == "layer"
+            or site.merge is not ALONE
+            or not fits(site.membrane, run.current, run.out, site.channel_dim)
+        ):
+            return False
+        cut = site.target.cut(self.granularity, site.membrane.dtype)
+        exact_site_(
+            run.current, site.membrane, site.threshold, cut, run.bias, run.out, site.channel_dim, run.counts
+        )  # fmt: skip
+        return True
 
     def launch_(self, step: SiteStep) -> bool:
         """All of a step in 8 launches."""

@@ -30,6 +30,10 @@ class Heuristic(SumSolver):
         """Choose b[t], (C,)."""
         return heuristic_bias(sums, step.bias, step.target, step.threshold, self.alpha, self.granularity)
 
+    def bears_nan(self, device: torch.device) -> bool:
+        """On a GPU: nothing is indexed by values."""
+        return device.type == "cuda"
+
     def launch_(self, step: SiteStep) -> bool:
         """All of a step in 4 launches."""
         from ftbc_pl.functional.kernels.heuristic import heuristic_step_  # imports Triton

@@ -81,14 +81,20 @@ def choose_exact_(ranked: Ranked, cut: Cut, bias: Tensor) -> Tensor:
     return bias
 
 
+@triton.jit
+def bias_of(below, above, group, edge, margin, lowest, highest):
+    """The bias half-way between two neighbours in rank, or at the edge; the others are of a `Cut`."""
+    middle = -(below + (above - below) * 0.5)
+    at_edge = (tl.abs(below) + 1.0) * tl.load(margin + group) - below
+    at_edge = tl.minimum(tl.maximum(at_edge, tl.load(lowest + group)), tl.load(highest + group))
+    return tl.where(tl.load(edge + group), at_edge, middle)
+
+
 @triton.jit(do_not_specialize=["groups", "width"])
 def _choose(counts, state, ranks, edge, margin, lowest, highest, bias, groups, width, BLOCK: tl.constexpr):
     group = tl.program_id(0)
     below, above = value_and_larger(counts, state, ranks, group, groups)
-    middle = -(below + (above - below) * 0.5)
-    at_edge = (tl.abs(below) + 1.0) * tl.load(margin + group) - below
-    at_edge = tl.minimum(tl.maximum(at_edge, tl.load(lowest + group)), tl.load(highest + group))
-    chosen = tl.where(tl.load(edge + group), at_edge, middle)
+    chosen = bias_of(below, above, group, edge, margin, lowest, highest)
     for start in range(0, width, BLOCK):
         channel = start + tl.arange(0, BLOCK)
         tl.store(bias + group * width + channel, tl.zeros([BLOCK], tl.float32) + chosen, mask=channel < width)
