@@ -35,7 +35,7 @@ class SiteState:
         self.always = torch.ones_like(site.threshold, dtype=torch.bool)
 
     def aim(self, activation: Tensor, single_neurons: bool, levels: int = 1) -> None:
-        """Take what the ANN does in this batch, (B, C, ...), for the target of neurons that fire up to `levels` times."""
+        """Take what the ANN does in this batch, (B, C, ...), as target of neurons that fire up to `levels` times."""
         theta = self.site.threshold
         target = Target.of(activation, theta, self.site.channel_dim, merge_over_processes(), levels)
         self.target, self.memory = target, {}
