@@ -71,6 +71,7 @@ def calibrate_(
         sites=tuple(run.states[record.name].record(record) for record in snn.report.sites if record.name in run.states),
         readout_weights=tuple(snn.readout_weights[-1].tolist()),
         weights=() if run.fit is None else tuple(run.fit.changes),
+        latency=snn.report.latency,
     )
 
 

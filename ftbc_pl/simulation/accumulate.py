@@ -75,7 +75,7 @@ def longest_chain(network: nn.Module, trace: Trace, sites: Iterable[nn.Module], 
 class _Chains:
     """Visitor of the ANN that carries beside each memory how many spiking sites its content has passed.
 
-    By memory and not by tensor, since views share what is written to one of them.
+    By memory and not by tensor, since a view shares what is written to another.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class _Chains:
     def _pass(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         length = self.length((args, kwargs))
         out = function(*args, **kwargs)
-        self._mark(args[:1] if out is None else out, length)  # `x[i] = y` returns nothing
+        self._mark(out, length)
         return out
 
     def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
