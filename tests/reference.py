@@ -191,7 +191,7 @@ def pooled(spikes: list[list[list[int]]], kernel: int, stride: int) -> list[list
 
 
 def train(count: int, num_steps: int) -> list[int]:
-    """A train of `count` spikes, 1 where it fires: those of a neuron that gets count/T of a spike at each of T steps."""
+    """A train of `count` spikes, 1 where it fires: those of a neuron that gets count/T of a spike at each step."""
     spikes, held = [], 0
     for _ in range(num_steps):
         held += count
@@ -228,22 +228,17 @@ def accumulate(
     trains: dict[int, list[list[int]]] = {}
     counts: list[list[int]] = [[] for _ in range(sites)]
     for now in range(last * num_steps):
-        for number in range(sites):
-            if now != (window[number] - 1) * num_steps:
-                continue
-            weight, constant, sources = layers[number]
-            for row in range(len(weight)):
-                total = held[number][row] + num_steps * float(constant[row] + biases[number][row])
-                fired = math.floor(total / threshold + v0)
-                counts[number].append(min(max(fired, 0), num_steps))
+        starting = [number for number in range(sites) if now == (window[number] - 1) * num_steps]
+        for number in starting:
+            constant = num_steps * (layers[number][1] + biases[number])
+            totals = [held + float(given) for held, given in zip(held[number], constant, strict=True)]
+            counts[number] = [min(max(math.floor(total / threshold + v0), 0), num_steps) for total in totals]
             trains[number] = [train(count, num_steps) for count in counts[number]]
-        for source in range(sites):
-            step = now - (window[source] - 1) * num_steps
-            if not 0 <= step < num_steps:
-                continue
+        firing = {number: now - (window[number] - 1) * num_steps for number in trains}
+        for source, step in firing.items():
+            fired = [threshold * spikes[step] if step < num_steps else 0.0 for spikes in trains[source]]
             for number, (weight, _, sources) in enumerate(layers):
                 for row in range(len(weight)) if source in sources else ():
-                    for column, spikes in enumerate(trains[source]):
-                        held[number][row] += float(weight[row, column]) * threshold * spikes[step]
+                    held[number][row] += sum(float(w) * spike for w, spike in zip(weight[row], fired, strict=True))
     mean = torch.tensor(held[-1], dtype=torch.float64) / num_steps + layers[-1][1].double()
     return counts, mean, last * num_steps

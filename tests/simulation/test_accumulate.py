@@ -52,7 +52,8 @@ def test_spikes_are_those_fired_one_by_one(num_steps):
     visitor = Counts(1)
     outputs = snn.simulate(x, lambda steps: visitor)
     layers = [
-        (layer.weight.detach(), layer.bias.detach(), sources) for layer, sources in zip(ann.layers.values(), SOURCES, strict=True)
+        (layer.weight.detach(), layer.bias.detach(), sources)
+        for layer, sources in zip(ann.layers.values(), SOURCES, strict=True)
     ]
     for image in range(len(x)):
         counts, mean, took = reference.accumulate(layers, x[image], threshold, biases, num_steps, v0)
