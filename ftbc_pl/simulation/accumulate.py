@@ -46,8 +46,16 @@ class AccumulatingNeuron(SpikingNeuron):
 
         Returns:
             `out`.
+
+        Raises:
+            ValueError: There are several blocks of rows, as of timesteps.
         """
-        self.step += len(current)
+        if len(current) != 1:
+            raise ValueError(
+                f"expected mean currents in one block of rows, got {len(current)}: by the schedule accumulate visitors "
+                "run len(snn.prediction_steps) blocks"
+            )
+        self.step += 1
         ndim = current.ndim - 1
         bias = per_channel(self.temporal_bias[0].to(current.dtype), ndim, self.channel_dim) if self.use_bias else None
         return fire_trains_(current, self.theta(ndim, current.dtype), bias, self.v0, self.duration, out)

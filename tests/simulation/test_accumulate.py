@@ -100,6 +100,13 @@ def test_one_forward_of_one_block_of_rows():
     assert snn.chunks(16) == [1]
 
 
+def test_timesteps_are_no_mean_currents():
+    images, _ = digits()
+    snn = convert(classifier(4), 4, schedule="accumulate", example=images[:2])
+    with pytest.raises(ValueError, match="one block of rows, got 4"):
+        snn.visit(images[:2], Simulation(4))
+
+
 def test_latency_is_the_longest_chain():
     images, _ = digits()
     assert convert(classifier(4), 8, example=images[:2]).latency == 8
