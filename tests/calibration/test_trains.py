@@ -130,6 +130,15 @@ def test_report_counts_spikes_and_says_the_latency(tmp_path):
     assert "latency" not in streaming.to_dict()
 
 
+@pytest.mark.parametrize("solver", ["exact", "balanced", "heuristic"])
+def test_calibration_leaves_what_is_exact(solver):
+    images_, _ = digits()
+    ann = classifier(4)
+    snn = convert(ann, 4, schedule="accumulate", example=images_[:2])
+    calibrate_(snn, [images_[:100]], solver=solver, progress=False)
+    torch.testing.assert_close(snn(images_[100:200])[0], ann(images_[100:200]), rtol=0, atol=1e-5)
+
+
 def test_fitted_weights_are_those_of_the_mean_current(tmp_path):
     images_, _ = digits()
     ann = classifier()

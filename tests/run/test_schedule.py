@@ -27,13 +27,13 @@ def spiking(num_steps=4, schedule="accumulate"):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_folder")
-def test_the_command_line_runs_on_digits(capsys):
+def test_the_command_line_runs_on_digits(caplog):
     quick = [*QUICK, "--ftbc.schedule=accumulate"]
     main(["fit", *quick, "--ftbc.output_dir=out"])
     found = results("out")
     assert (found["schedule"], found["latency"], found["num_steps"]) == ("accumulate", 19 * 4, 4)
     assert [len(found["accuracy"][key]) for key in ("uncalibrated", "calibrated")] == [1, 1]
-    printed = capsys.readouterr().err
+    printed = caplog.text
     assert "schedule accumulate: the answer takes 76 timesteps" in printed
     with open("out/report.html", encoding="utf-8") as file:
         assert "accumulate: the answer takes 76 timesteps" in file.read()
