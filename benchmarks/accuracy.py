@@ -94,7 +94,9 @@ def table(args: argparse.Namespace, data: trained.Cifar10) -> None:
         rows["uncalibrated", READOUTS[0]] = lambda bench, _: bench.uncalibrated()
         if args.authors_repo and trained.description(name)["model"]["activation"] == "qcfs":
             rows[AUTHORS, READOUTS[0]] = lambda bench, draw: bench.of_authors(args.authors_repo, draw)
-        for readout, key in product(args.readouts, args.rules):
+        streaming = [key for key in args.rules if RULES[key].schedule == "stream"]
+        others = [key for key in args.rules if key not in streaming]  # one output, so one readout
+        for readout, key in (*product(args.readouts, streaming), *product(READOUTS[:1], others)):
             if (readout, key) != (READOUTS[0], "none"):
                 rows[RULES[key].title, readout] = partial(
                     lambda bench, draw, **given: bench.calibrated(draw=draw, **given), rule=RULES[key], readout=readout
@@ -125,10 +127,12 @@ def _row(
     for bench in benches:
         for step in (step for step in steps if step <= bench.num_steps and step not in points):
             # Measured thresholds and `balanced` are for one T; all else serves every t of one simulation.
-            source = bench.at(step) if bench.measures_thresholds or title == RULES["balanced"].title else bench
+            accumulates = any(rule.title == title and rule.schedule == "accumulate" for rule in RULES.values())
+            for_one = accumulates or bench.measures_thresholds or "for this T" in title
+            source = bench.at(step, "accumulate" if accumulates else "stream") if for_one else bench
             # Nothing is drawn without a calibration.
             measured = [measure(source, draw) for draw in range(1 if title == "uncalibrated" else bench.draws)]
-            points[step] = [one.accuracy[step - 1] for one in measured]
+            points[step] = [one.accuracy[-1 if for_one else step - 1] for one in measured]
     if (title, readout) in DRAWN:
         means = [100 * sum(values) / len(values) for values in points.values()]
         style = ".--" if readout == READOUTS[0] else ".-"

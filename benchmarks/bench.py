@@ -45,6 +45,7 @@ class Bench:
     Attributes:
         corruption: Kind and strength of what is done to the images it is measured on, if anything.
         search_steps: Timesteps that the search for thresholds assumes; None: as the package does.
+        schedule: Of the conversion.
     """
 
     def __init__(self, name: str, run: Run, data: trained.Cifar10, results: Results, role: str = "test") -> None:
@@ -52,16 +53,19 @@ class Bench:
         self.num_steps, self.draws, self.count = run
         self.corruption: tuple[str, float] | None = None
         self.search_steps: int | None = None
+        self.schedule = "stream"
         # Biases and weights of the readout, fitted weights of the layers, forwards and seconds.
         self._calibrations: dict[tuple[str, int], tuple[list[Tensor], Any, tuple[int, float]]] = {}
         weights = (trained.WEIGHTS / f"{name}.safetensors").read_bytes()
         self.weights = hashlib.sha256(weights).hexdigest()[:8]
 
-    def at(self, num_steps: int) -> "Bench":
-        """The same network converted for another number of timesteps."""
-        if num_steps == self.num_steps:
+    def at(self, num_steps: int, schedule: str = "stream") -> "Bench":
+        """The same network converted for another number of timesteps, or by another schedule."""
+        if (num_steps, schedule) == (self.num_steps, self.schedule):
             return self
-        return Bench(self.name, Run(num_steps, self.draws, self.count), self.data, self.results, self.role)
+        other = Bench(self.name, Run(num_steps, self.draws, self.count), self.data, self.results, self.role)
+        other.schedule = schedule
+        return other
 
     @property
     def measures_thresholds(self) -> bool:
@@ -77,7 +81,7 @@ class Bench:
     def snn(self) -> SpikingNetwork:
         """The converted network; the thresholds of ReLU and RTS networks are measured on 200 training images."""
         images = self.data.calibration(200, 1, draw=0)
-        snn = convert(self.ann, self.num_steps, batches=images, measure=not self.search_steps)
+        snn = convert(self.ann, self.num_steps, batches=images, measure=not self.search_steps, schedule=self.schedule)
         if self.search_steps:
             rows = [to_images(batch).to(snn.device) for batch in images]
             measure_thresholds_(snn, rows, "mse", snn.options.v0, search_steps=self.search_steps)
@@ -131,8 +135,9 @@ class Bench:
     def _simulate(self, rule: Rule, draw: int) -> dict[str, Measurement]:
         """Accuracy after a rule with each readout."""
         cost = self._calibrate(rule, draw)
-        weights = dict(zip(READOUTS, (mean_readout(self.num_steps), self.snn.readout_weights), strict=True))
-        metrics = {name: TimestepAccuracy(self.num_steps).to(self.data.device) for name in READOUTS}
+        count = len(self.snn.prediction_steps)
+        weights = dict(zip(READOUTS, (mean_readout(count), self.snn.readout_weights), strict=True))
+        metrics = {name: TimestepAccuracy(count).to(self.data.device) for name in READOUTS}
         for images, labels in tqdm(self.loader, desc="Evaluating"):
             outputs = self.snn(images)
             for name, metric in metrics.items():

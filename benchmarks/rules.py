@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,12 +25,14 @@ class Rule:
         batch_size: Images in a batch.
         num_batches: Number of batches.
         run: Calibrates a network with the batches and returns the number of forwards.
+        schedule: Of the network: `stream`, or `accumulate`, whose rows stand apart since it is slower by its depth.
     """
 
     title: str
     batch_size: int
     num_batches: int
     run: Callable[[SpikingNetwork, list[Tensor]], int]
+    schedule: str = "stream"
 
     def __call__(self, snn: SpikingNetwork, batches: list[Tensor]) -> tuple[int, float]:
         """Calibrate and return forwards and seconds."""
@@ -68,7 +70,7 @@ def _once(snn: SpikingNetwork, batches: list[Tensor], visitor: type[Simulation])
     for _, site in snn.neurons():
         site.temporal_bias.zero_()
     snn.reset()
-    outputs = snn.visit(batches[0], visitor(snn.num_steps, ann_rows=True))
+    outputs = snn.visit(batches[0], visitor(len(snn.prediction_steps), ann_rows=True))
     snn.reset()
     snn.readout_weights.copy_(least_squares_readout(error_products(outputs[1:], outputs[0])))
     return 1
@@ -84,6 +86,11 @@ def no_bias(snn: SpikingNetwork, batches: list[Tensor]) -> int:
     return _once(snn, batches, Simulation)
 
 
+def accumulated(rule: Rule) -> Rule:
+    """The same rule for networks whose sites fire whole trains."""
+    return replace(rule, title=f"{rule.title}, accumulate (depth × T steps)", schedule="accumulate")
+
+
 RULES = {
     "none": Rule("no bias, 1 × 200 images", 200, 1, no_bias),
     "constant": Rule("constant bias, 1 × 200 images", 200, 1, constant),
@@ -95,6 +102,7 @@ RULES = {
     "exact": solver("exact, 1 × 200 images", 200, 1, solver="exact"),
     "balanced": solver("balanced for this T, 1 × 200 images", 200, 1, solver="balanced"),
 }
+RULES |= {f"{key}_accumulate": accumulated(RULES[key]) for key in ("none", "paper", "exact", "balanced")}
 
 
 def ridge(images: int, solver: str = "exact", last: bool = False, expand: bool = True) -> Rule:
@@ -123,4 +131,8 @@ WEIGHT_RULES = {
     "ridge and balanced": ridge(200, "balanced"),
     "ridge and balanced, 1,000 images": ridge(1000, "balanced"),
     "ridge and balanced, horizon T, 500 images": ridge(500, "balanced", last=True),
+}
+RULES |= {
+    "ridge": WEIGHT_RULES["ridge, 500 images"],
+    "ridge_balanced": WEIGHT_RULES["ridge and balanced, horizon T, 500 images"],
 }

@@ -175,6 +175,11 @@ class SpikingNeuron(nn.Module):
         """θ, broadcastable to a tensor of one step with `ndim` dimensions."""
         return per_channel(self.threshold.to(dtype), ndim, self.channel_dim)
 
+    @property
+    def quantum(self) -> Tensor:
+        """What one spike adds to the output of a block of rows, (C,)."""
+        return self.threshold
+
     def membrane_like(self, current: Tensor) -> Tensor:
         """Membrane before the next step, (B, C, ...); `current` is the current of one step."""
         if self.membrane is None or self.membrane.shape != current.shape:

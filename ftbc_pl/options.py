@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 from ftbc_pl.registry import SOLVERS
 
 Granularity = Literal["channel", "layer"]
+Schedule = Literal["stream", "accumulate"]
 Readout = Literal["least_squares", "mean"]
 Precision = Literal["fp32", "bf16"]
 Smooth = Literal["error", "rate"]
@@ -77,6 +78,9 @@ class ConversionOptions(Options):
         v0: Membrane at the start as a fraction of the threshold, in [0, 1].
         smooth: rate runs GELU and the like without spikes, by the rate-exact replacement; error refuses them.
         fold_bn: Whether batch normalisation is folded into the layers before it: faster, same outputs to rounding.
+        schedule: stream lets every site fire at every step: the answer is there after T steps, and at every t before.
+            accumulate lets each site wait for the currents of all T steps before it fires: more accurate, but the
+            answer takes depth × T steps, depth being the longest chain of spiking sites, and there is none before.
     """
 
     num_steps: int = 8
@@ -84,6 +88,12 @@ class ConversionOptions(Options):
     v0: float = 0.5
     smooth: Smooth = "error"
     fold_bn: bool = False
+    schedule: Schedule = "stream"
+
+    @property
+    def prediction_steps(self) -> tuple[int, ...]:
+        """Timesteps that there is a prediction for: 1 … T, or T alone where the schedule gives no other."""
+        return (self.num_steps,) if self.schedule == "accumulate" else tuple(range(1, self.num_steps + 1))
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -98,6 +108,7 @@ class ConversionOptions(Options):
                 "square for the readout, and the accuracy reaches that of the ANN long before."
             )
         self._one_of("smooth", Smooth)
+        self._one_of("schedule", Schedule)
         if not 0 <= self.v0 <= 1:
             raise ValueError(f"v0 must lie in [0, 1], got {self.v0}: it is a fraction of the threshold.")
         object.__setattr__(self, "threshold", _check_threshold(self.threshold))

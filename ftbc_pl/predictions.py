@@ -54,10 +54,11 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Gather the rows of all processes and write them in the order of the data."""
         rows: list[tuple[int, list[Any]]] = []
+        timesteps = self._timesteps(pl_module, predictions)
         for batch, indices in zip(predictions, batch_indices[0], strict=True):
             steps = batch["predicted"].T.tolist()
             for index, probability, classes in zip(indices, batch["probability"].tolist(), steps, strict=True):
-                rows.append((index, [f"{probability:.6f}", decided_at(classes), *classes]))
+                rows.append((index, [f"{probability:.6f}", timesteps[decided_at(classes) - 1], *classes]))
         if is_distributed():
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, rows)
@@ -67,19 +68,23 @@ class PredictionWriter(BasePredictionWriter):
         # Lightning pads the last batches of a distributed run: an index that comes twice is the same image.
         unique = dict(rows)
         known = KnownImages(getattr(trainer, "datamodule", None))
-        steps = len(next(iter(unique.values()))) - 2
         with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             named = ["file"] * known.has_files + ["class"] + ["class_name"] * known.has_classes
             true = ["true_class"] * known.has_labels
-            writer.writerow(
-                ["index", *named, "probability", *true, "decided_at", *(f"class_T{t}" for t in range(1, steps + 1))]
-            )
+            writer.writerow(["index", *named, "probability", *true, "decided_at", *(f"class_T{t}" for t in timesteps)])
             for index in sorted(unique):
                 probability, decided, *classes = unique[index]
                 first, last = known.columns(index, classes[-1])
                 writer.writerow([index, *first, probability, *last, decided, *classes])
         rank_zero_info(f"Wrote {len(unique)} predictions to {self.path}.")
+
+    def _timesteps(self, module: LightningModule, predictions: Sequence[Any]) -> Sequence[int]:
+        """The timesteps of the predictions: those of a spiking network, or of an ANN, which has one."""
+        snn = getattr(module, "snn", None)
+        if snn is not None:
+            return snn.prediction_steps  # type: ignore[no-any-return]
+        return range(1, max((len(batch["predicted"]) for batch in predictions), default=0) + 1)
 
 
 class KnownImages:

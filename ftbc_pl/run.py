@@ -160,7 +160,7 @@ class Run:
 
     def measure(self, trainer: Trainer, snn: SpikingNetwork, loader: Iterable[Any]) -> Accuracies:
         """Measure the accuracy at every timestep in plain code, for hooks in which Lightning can run no loop."""
-        comparison = Comparison(snn.num_steps).to(snn.device)
+        comparison = Comparison(len(snn.prediction_steps)).to(snn.device)
         for batch in progress_bar(loader, "Evaluating", _shows_progress(trainer)):
             images, labels = trainer.strategy.batch_to_device(batch, snn.device, 0)
             comparison.update(snn, images, labels)

@@ -13,6 +13,11 @@ from ftbc_pl.tables import text_table
 SPIKING, RATE_EXACT = "spiking", "rate-exact"
 
 
+def waiting(latency: int) -> str:
+    """What the schedule `accumulate` costs, in words."""
+    return f"schedule accumulate: the answer takes {latency:,} timesteps"
+
+
 @dataclass(frozen=True)
 class Spread:
     """Smallest, mean and largest of some values, such as the thresholds of a site's channels."""
@@ -97,11 +102,13 @@ class ConversionReport:
         sites: One record per site.
         folded_layers: Normalisation layers that were folded.
         folded: Numbers in them.
+        latency: Timesteps until the answer, where the schedule is `accumulate`; None: T, as by `stream`.
     """
 
     sites: tuple[SiteRecord, ...]
     folded_layers: int = 0
     folded: int = 0
+    latency: int | None = None
 
     @property
     def spiking(self) -> int:
@@ -154,7 +161,8 @@ class ConversionReport:
         folded = (
             f"; {self.folded_layers} normalisation {layers} folded ({self.folded:,} numbers)" if self.folded else ""
         )
-        return f"{len(self.sites)} sites: {', '.join(parts)}; {self.neurons:,} neurons per image{folded}."
+        waits = "" if self.latency is None else f"; {waiting(self.latency)}"
+        return f"{len(self.sites)} sites: {', '.join(parts)}; {self.neurons:,} neurons per image{folded}{waits}."
 
     def _operations(self, kind: str) -> dict[str, int]:
         return dict(Counter(site.operation for site in self.sites if site.kind == kind))

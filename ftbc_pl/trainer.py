@@ -65,7 +65,7 @@ class FTBCTrainer(Trainer):
                 model.check_classes(trainer)
             return run.make(trainer, ann)
 
-        module = SpikingClassifier(ann=network, num_steps=run.options.num_steps, make=make)
+        module = SpikingClassifier(ann=network, predictions=len(run.options.prediction_steps), make=make)
         self._evaluate(run, module, datamodule, "validation")
 
     def validate(  # type: ignore[override]

@@ -188,3 +188,57 @@ def pooled(spikes: list[list[list[int]]], kernel: int, stride: int) -> list[list
     columns = range(0, len(spikes[0][0]) - kernel + 1, stride)
     window = [(i, j) for i in range(kernel) for j in range(kernel)]
     return [[[sum(plane[y + i][x + j] for i, j in window) for x in columns] for y in rows] for plane in spikes]
+
+
+def train(count: int, num_steps: int) -> list[int]:
+    """A train of `count` spikes, 1 where it fires: those of a neuron that gets count/T of a spike at each step."""
+    spikes, held = [], 0
+    for _ in range(num_steps):
+        held += count
+        spikes.append(1 if held >= num_steps else 0)
+        held -= num_steps * spikes[-1]
+    return spikes
+
+
+def accumulate(
+    layers: list[tuple[Tensor, Tensor, list[int]]],
+    image: Tensor,
+    threshold: float,
+    biases: list[Tensor],
+    num_steps: int,
+    v0: float = 0.5,
+) -> tuple[list[list[int]], Tensor, int]:
+    """Simulate a network of linear layers by the schedule `accumulate`, one step of time after the other.
+
+    Every layer is followed by a site, but for the last one, whose outputs are summed up. The image is the same at every
+    step, so what it alone reaches is known at once and fires in the first T steps; every other site holds what it gets
+    until all that reaches it has fired, and fires its train in the T steps that follow.
+
+    Args: layers as weights (out, in), a bias that each comes with at every step that its input comes, and what the
+    input is the sum of (−1: the image, else the number of a site); image (in,); temporal bias (out,) of each site.
+    Returns the numbers of spikes of each site, the mean output, and how many steps it took.
+    """
+    sites = len(layers) - 1
+    window = {-1: 0}  # in which T steps a site fires, from 1
+    for number, (_, _, sources) in enumerate(layers[:-1]):
+        window[number] = 1 + max(window[source] for source in sources)
+    last = max(window[source] for source in layers[-1][2])
+    # What the image brings along is the same at all steps, so its sum is known at the first.
+    held = [[num_steps * float(x) * (-1 in sources) for x in weight @ image] for weight, _, sources in layers]
+    trains: dict[int, list[list[int]]] = {}
+    counts: list[list[int]] = [[] for _ in range(sites)]
+    for now in range(last * num_steps):
+        starting = [number for number in range(sites) if now == (window[number] - 1) * num_steps]
+        for number in starting:
+            constant = num_steps * (layers[number][1] + biases[number])
+            totals = [held + float(given) for held, given in zip(held[number], constant, strict=True)]
+            counts[number] = [min(max(math.floor(total / threshold + v0), 0), num_steps) for total in totals]
+            trains[number] = [train(count, num_steps) for count in counts[number]]
+        firing = {number: now - (window[number] - 1) * num_steps for number in trains}
+        for source, step in firing.items():
+            fired = [threshold * spikes[step] if step < num_steps else 0.0 for spikes in trains[source]]
+            for number, (weight, _, sources) in enumerate(layers):
+                for row in range(len(weight)) if source in sources else ():
+                    held[number][row] += sum(float(w) * spike for w, spike in zip(weight[row], fired, strict=True))
+    mean = torch.tensor(held[-1], dtype=torch.float64) / num_steps + layers[-1][1].double()
+    return counts, mean, last * num_steps

@@ -19,6 +19,7 @@ from ftbc_pl.calibration.plan import plan_fits
 from ftbc_pl.calibration.report import CalibrationReport
 from ftbc_pl.calibration.solvers import SOLVERS, Solver
 from ftbc_pl.calibration.step import CalibrationStep, SiteState
+from ftbc_pl.calibration.trains import TrainStep
 from ftbc_pl.calibration.weights import WeightFit
 from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.distributed import in_any_process, maximum_over_processes, progress_bar, sum_over_processes
@@ -71,6 +72,7 @@ def calibrate_(
         sites=run.records(),
         readout_weights=tuple(snn.readout_weights[-1].tolist()),
         weights=() if run.fit is None else tuple(run.fit.changes),
+        latency=snn.report.latency,
     )
 
 
@@ -85,7 +87,9 @@ class _Calibration:
         self.fit: WeightFit | None = None
         self.images = self.forward_passes = 0
         # One unit is one timestep of one site, so that a single batch moves the bar as well.
-        steps = options.passes * options.num_batches * len(self.states) * snn.num_steps
+        self.blocks = len(snn.prediction_steps)
+        self.visitor = TrainStep if snn.options.schedule == "accumulate" else CalibrationStep
+        steps = options.passes * options.num_batches * len(self.states) * self.blocks
         self.bar = progress_bar(title="Calibrating", shown=progress, total=steps, unit="step")
 
     def go_over(self, loader: Iterable[Any]) -> None:
@@ -98,7 +102,7 @@ class _Calibration:
                     chunks = _chunks(self.snn, rows, self.solver)
                     forwards.clear()
                     if self.options.weights == "ridge":
-                        chunks = [self.snn.num_steps]  # a fit looks at all timesteps
+                        chunks = [self.blocks]  # a fit looks at all timesteps
                         self._prepare_fit(rows)
                         forwards.clear()
                     self._correct(rows, chunks)
@@ -108,14 +112,16 @@ class _Calibration:
 
     def _prepare_fit(self, images: Tensor) -> None:
         plan, horizon = plan_fits(self.snn, images[:2]), self.options.horizon
-        self.fit = WeightFit(plan, self.snn.num_steps, len(images), images.device, horizon)
+        # One block holds whole trains, and there is one running mean to fit.
+        horizon = horizon if self.blocks == self.snn.num_steps else None
+        self.fit = WeightFit(plan, self.blocks, len(images), images.device, horizon)
         self.fit.warn_of_few_images()
 
     def _correct(self, images: Tensor, chunks: list[int]) -> None:
         self.snn.reset()
         parts: list[Any] = []
         for steps in chunks:
-            visitor = CalibrationStep(steps, not parts, self.solver, self.states, self.bar.update, self.fit)
+            visitor = self.visitor(steps, not parts, self.solver, self.states, self.bar.update, self.fit)
             parts.append(self.snn.visit(images, visitor, self.fit))
             visitor.check()
         for state in self.states.values():
@@ -143,7 +149,7 @@ class _Calibration:
         if self.fit is not None:
             self.snn.corrections.replace_(self.fit.corrected)
         if self.errors is None:
-            self.snn.readout_weights.copy_(mean_readout(self.snn.num_steps))
+            self.snn.readout_weights.copy_(mean_readout(self.blocks))
         else:
             self.snn.readout_weights.copy_(least_squares_readout(sum_over_processes(self.errors)))
         self.snn.exit_thresholds.fill_(NEVER)  # they were chosen for other predictions

@@ -1,10 +1,10 @@
 """What a calibration did, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
-from ftbc_pl.sites import SiteRecord
+from ftbc_pl.sites import SiteRecord, waiting
 
 # What a layer was fitted to, where that is no site.
 OWN_OUTPUT = "own output"
@@ -47,6 +47,7 @@ class CalibrationReport:
         sites: The records of the spiking sites, in forward order, with what the calibration found there.
         readout_weights: How much the output of each step counts in the prediction at T.
         weights: What the fit of the weights did to each layer; empty where they were kept.
+        latency: Timesteps until the answer, where the schedule is `accumulate`; None: T.
     """
 
     solver: str
@@ -57,6 +58,7 @@ class CalibrationReport:
     sites: tuple[SiteRecord, ...]
     readout_weights: tuple[float, ...]
     weights: tuple[WeightChange, ...] = ()
+    latency: int | None = None
 
     @property
     def dead_channels(self) -> int:
@@ -69,10 +71,9 @@ class CalibrationReport:
         return sum(site.saturated_channels for site in self.sites)
 
     def cost(self) -> dict[str, Any]:
-        """Plain values for JSON: everything but the sites and the layers."""
-        own = {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("sites", "weights")
-        }
+        """Plain values for JSON: everything but the sites, the layers and what the schedule costs."""
+        left_out = ("sites", "weights", "latency")
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         return own | {
             "readout_weights": list(self.readout_weights),
             "dead_channels": self.dead_channels,
@@ -82,12 +83,14 @@ class CalibrationReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         lists = {"sites": [asdict(site) for site in self.sites], "weights": [asdict(one) for one in self.weights]}
-        return self.cost() | {name: found for name, found in lists.items() if found or name == "sites"}
+        known = {name: found for name, found in lists.items() if found or name == "sites"}
+        return self.cost() | known | ({} if self.latency is None else {"latency": self.latency})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
-        own = {field.name: values[field.name] for field in fields(cls) if field.name != "weights"}
+        own = {field.name: values[field.name] for field in fields(cls) if field.default is MISSING}
+        own["latency"] = values.get("latency")
         sites = tuple(SiteRecord.from_dict(site) for site in values["sites"])
         weights = tuple(WeightChange(**one) for one in values.get("weights", ()))
         return cls(**(own | {"sites": sites, "readout_weights": tuple(values["readout_weights"]), "weights": weights}))
@@ -98,8 +101,12 @@ class CalibrationReport:
         return (
             f"Calibrated {len(self.sites)} sites ({self.solver}, {self.granularity}) on {self.images} images in "
             f"{self.forward_passes} {passes}, {self.seconds:.1f} s; {self.dead_channels} dead and "
-            f"{self.saturated_channels} saturated channels.{self._weights()}"
+            f"{self.saturated_channels} saturated channels.{self._weights()}{self._latency()}"
         )
+
+    def _latency(self) -> str:
+        """A sentence on what the schedule costs."""
+        return "" if self.latency is None else f" {waiting(self.latency).capitalize()}."
 
     def _weights(self) -> str:
         """A sentence on the weights."""

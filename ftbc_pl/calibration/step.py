@@ -34,10 +34,10 @@ class SiteState:
         self.never = torch.ones_like(site.threshold, dtype=torch.bool)
         self.always = torch.ones_like(site.threshold, dtype=torch.bool)
 
-    def aim(self, activation: Tensor, single_neurons: bool) -> None:
-        """Take what the ANN does in this batch, (B, C, ...), for the target."""
+    def aim(self, activation: Tensor, single_neurons: bool, levels: int = 1) -> None:
+        """Take what the ANN does in this batch, (B, C, ...), as target of neurons that fire up to `levels` times."""
         theta = self.site.threshold
-        target = Target.of(activation, theta, self.site.channel_dim, merge_over_processes())
+        target = Target.of(activation, theta, self.site.channel_dim, merge_over_processes(), levels)
         self.target, self.memory = target, {}
         self.never &= target.activation <= 0
         self.always &= target.activation >= theta * (1 - 1e-6)

@@ -20,6 +20,7 @@ from ftbc_pl.conversion.thresholds import measure_thresholds_
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 from ftbc_pl.options import ConversionOptions
 from ftbc_pl.simulation import SpikingNetwork
+from ftbc_pl.simulation.accumulate import AccumulatingNeuron, longest_chain
 from ftbc_pl.sites import ConversionReport
 from ftbc_pl.tracing import Call, Kind, Trace, trace
 
@@ -55,7 +56,7 @@ def convert(
             timm config.
         check: Whether the conversion is checked on the example (see `ftbc_pl.conversion.check`).
         measure: Whether missing thresholds are measured; if not, they are 1 until a state dict is loaded.
-        **options: `threshold`, `v0`, `smooth`, `fold_bn` of `ftbc_pl.options.ConversionOptions`.
+        **options: `threshold`, `v0`, `smooth`, `fold_bn`, `schedule` of `ftbc_pl.options.ConversionOptions`.
 
     Returns:
         The spiking network, not calibrated yet.
@@ -106,6 +107,9 @@ def _assembled(
     """The spiking network of a trace."""
     sites = [_site(call, options) for call in found.calls]
     report = _report(found, options, folded)
+    if options.schedule == "accumulate":
+        depth = longest_chain(network, found, sites, example)
+        report = replace(report, latency=max(depth, 1) * options.num_steps)
     return SpikingNetwork(network, found, sites, options, tuple(example.shape[1:]), report).to(example.device)
 
 
@@ -168,7 +172,8 @@ def _site(call: Call, options: ConversionOptions) -> nn.Module:
         theta = torch.full((call.channels,), 1.0 if upper is None else min(1.0, upper))
     else:
         theta = call.threshold.detach().float().expand(call.channels).clone()
-    return SpikingNeuron(options.num_steps, theta, options.v0, call.channel_dim)
+    make = AccumulatingNeuron if options.schedule == "accumulate" else SpikingNeuron
+    return make(options.num_steps, theta, options.v0, call.channel_dim)
 
 
 def _device(network: nn.Module) -> torch.device:

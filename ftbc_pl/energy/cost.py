@@ -26,6 +26,8 @@ class EnergyCost:
         ann_macs: Multiplications with addition of the ANN.
         step_macs: Those of the spiking network at every step, on values that are no spikes.
         static_macs: Those that it does once, on what is the same at every step.
+        timesteps: The t that there are numbers for; None: 1 … T. By the schedule `accumulate` it is T alone, and the
+            spikes of that column are those of whole trains.
     """
 
     images: int
@@ -37,11 +39,12 @@ class EnergyCost:
     ann_macs: float
     step_macs: float
     static_macs: float
+    timesteps: tuple[int, ...] | None = None
 
     @property
     def num_steps(self) -> int:
         """Timesteps T."""
-        return self.site_spikes.shape[1]
+        return self.site_spikes.shape[1] if self.timesteps is None else self.timesteps[-1]
 
     @property
     def spikes(self) -> Tensor:
@@ -147,12 +150,12 @@ class EnergyCost:
         counts = (self.sops, self.macs, self.neuron_operations)
         ratios = [self.ratio(name) for name in CONVENTIONS]
         rows = [
-            (str(t + 1), *(f"{count[t]:,.0f}" for count in counts), *(f"{100 * ratio[t]:.1f} %" for ratio in ratios))
-            for t in range(self.num_steps)
+            (f"{t:.0f}", *(f"{count[i]:,.0f}" for count in counts), *(f"{100 * ratio[i]:.1f} %" for ratio in ratios))
+            for i, t in enumerate(self._steps.tolist())
         ]
         last = f"For each of {self.images:,} images; the ANN has {self.ann_macs:,.0f} MACs. {NOT_COUNTED}"
         return text_table(columns, rows, last=last)
 
     @property
     def _steps(self) -> Tensor:
-        return torch.arange(1, self.num_steps + 1, dtype=torch.float64)
+        return torch.tensor(self.timesteps or range(1, self.num_steps + 1), dtype=torch.float64)

@@ -10,6 +10,7 @@ from ftbc_pl.conversion.convert import to_images
 from ftbc_pl.distributed import progress_bar, sum_over_processes
 from ftbc_pl.energy.cost import EnergyCost
 from ftbc_pl.energy.fan_out import FanOut, find_fan_out
+from ftbc_pl.functional.neuron import per_channel
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation import Simulation, SpikingNetwork
 from ftbc_pl.tracing import Call
@@ -25,7 +26,7 @@ class EnergyMeter:
         self.snn = snn
         self.images = 0
         self.names = [call.name for call, _ in snn.neurons()]
-        shape = (len(self.names), snn.num_steps)
+        shape = (len(self.names), len(snn.prediction_steps))
         self.spikes = {name: torch.zeros(shape[1], dtype=torch.float64, device=snn.device) for name in self.names}
         self.sops = {name: torch.zeros_like(spikes) for name, spikes in self.spikes.items()}
         self.found: tuple[torch.Size, FanOut] | None = None
@@ -63,7 +64,7 @@ class EnergyMeter:
         totals = sum_over_processes(torch.cat([images, *counts])).cpu()
         if self.found is None or not totals[0]:
             raise ValueError("There is nothing to measure: the loader is empty.")
-        spikes, sops = (totals[1:] / totals[0]).view(2, len(self.names), self.snn.num_steps)
+        spikes, sops = (totals[1:] / totals[0]).view(2, len(self.names), -1)
         fan_out = self.found[1]
         return EnergyCost(
             images=int(totals[0]),
@@ -75,6 +76,7 @@ class EnergyMeter:
             ann_macs=fan_out.ann_macs,
             step_macs=fan_out.step_macs,
             static_macs=fan_out.static_macs,
+            timesteps=self.snn.prediction_steps,
         )
 
 
@@ -89,9 +91,9 @@ class _Counting(Simulation):
         """Fire, and add up over the images how often each neuron has."""
         first = site.step
         super().simulate(call, site, current, out)
-        # A spike is θ: the sum over the images is a multiple of it but for rounding.
-        theta = site.theta(out.ndim - 1, torch.float32)[0]
-        fired = (out.sum(1, dtype=torch.float32) / theta).round_().flatten(1).double()
+        # The sum over the images is a multiple of what a spike adds, but for rounding.
+        quantum = per_channel(site.quantum.float(), out.ndim - 1, site.channel_dim)[0]
+        fired = (out.sum(1, dtype=torch.float32) / quantum).round_().flatten(1).double()
         steps = slice(first, site.step)
         self.meter.spikes[call.name][steps] += fired.sum(1)
         self.meter.sops[call.name][steps] += fired @ self.fan_out[call.name].flatten().double()

@@ -12,6 +12,7 @@ class Finding:
     """The numbers of one site, as `ftbc_pl.evaluation.diagnosis.Diagnosis` has them."""
 
     site: str
+    num_steps: int
     own_error: tuple[float, ...]
     clipped: float
     rounded: float
@@ -48,8 +49,7 @@ class Finding:
 
 def advise(finding: Finding) -> str:
     """One sentence: what the site adds, why, and what would help."""
-    steps = len(finding.own_error)
-    head = f"{finding.site} adds {100 * finding.own_error[-1]:.0f} % at T = {steps}: "
+    head = f"{finding.site} adds {100 * finding.own_error[-1]:.0f} % at T = {finding.num_steps}: "
     texts = {
         "dead": f"{100 * finding.dead:.0f} % of its channels are 0 in the ANN for all images, so nothing passes them; "
         "look at the training, not at the conversion",

@@ -31,18 +31,18 @@ class Accuracies:
 class Comparison(nn.Module):
     """Counts the correct predictions of an ANN and of its spiking network."""
 
-    def __init__(self, num_steps: int, calibrated: bool = True) -> None:
+    def __init__(self, predictions: int, calibrated: bool = True) -> None:
         """Start with no images.
 
         Args:
-            num_steps: Timesteps T.
+            predictions: Predictions of the network for an image: T, or 1 by the schedule `accumulate`.
             calibrated: Whether the network has a temporal bias; if not, only the uncalibrated accuracy is measured.
         """
         super().__init__()
         self.is_calibrated = calibrated
         self.ann = TimestepAccuracy(1)
-        self.uncalibrated = TimestepAccuracy(num_steps)
-        self.calibrated = TimestepAccuracy(num_steps)
+        self.uncalibrated = TimestepAccuracy(predictions)
+        self.calibrated = TimestepAccuracy(predictions)
 
     def reset(self) -> None:
         """Start counting anew."""

@@ -17,15 +17,19 @@ from ftbc_pl.tables import text_table
 from ftbc_pl.tracing import Call
 
 _SHOWN = 3  # sites that the text advises on
+_PLAIN = ("sites", "images", "num_steps")  # what a diagnosis holds beside a row for each site
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """Errors of every site, relative to the size of the ANN's activation a there; S sites, T steps.
 
+    By the schedule `accumulate` there is one step, T.
+
     Attributes:
         sites: Names of the spiking sites.
         images: Number of images.
+        num_steps: T.
         error: Of the mean of θ·s up to t, against a: ‖mean(θ·s) − a‖ / ‖a‖, (S, T).
         own_error: What the site adds: its neurons against the ANN's activation of the mean of their real input up to t,
             (S, T).
@@ -41,6 +45,7 @@ class Diagnosis:
 
     sites: tuple[str, ...]
     images: int
+    num_steps: int
     error: Tensor
     own_error: Tensor
     inherited_error: Tensor
@@ -57,6 +62,7 @@ class Diagnosis:
         found = [
             Finding(
                 site=name,
+                num_steps=self.num_steps,
                 own_error=tuple(self.own_error[i].tolist()),
                 clipped=self.clipped[i].item(),
                 rounded=self.rounded[i].item(),
@@ -214,7 +220,7 @@ def _first(begun: list[bool]) -> bool:
 
 
 def _diagnosis(snn: SpikingNetwork, states: dict[str, _SiteSums], images: int) -> Diagnosis:
-    rows: dict[str, list[Tensor]] = {name: [] for name in Diagnosis.__annotations__ if name not in ("sites", "images")}
+    rows: dict[str, list[Tensor]] = {name: [] for name in Diagnosis.__annotations__ if name not in _PLAIN}
     for call, site in snn.neurons():
         state, theta = states[call.name], site.threshold.double()
         size = state.parts[2].clamp(min=torch.finfo(torch.float32).tiny)
@@ -235,4 +241,5 @@ def _diagnosis(snn: SpikingNetwork, states: dict[str, _SiteSums], images: int) -
         }
         for name, value in found.items():
             rows[name].append(value.cpu())
-    return Diagnosis(sites=tuple(states), images=images, **{name: torch.stack(values) for name, values in rows.items()})
+    tensors = {name: torch.stack(values) for name, values in rows.items()}
+    return Diagnosis(sites=tuple(states), images=images, num_steps=snn.num_steps, **tensors)

@@ -29,7 +29,7 @@ def evaluate(
         progress: Whether to show a progress bar.
 
     Returns:
-        Accuracy at t = 1 … T, (T,) float64, in 0..1; or the metric, (T,).
+        Accuracy at t = 1 … T, (T,) float64, in 0..1; or the metric, (T,). By the schedule `accumulate` that at T, (1,).
 
     Raises:
         TypeError: A batch is not of a form that is known.
@@ -38,7 +38,7 @@ def evaluate(
     """
     if metric is not None:
         return metric_by_step(snn, loader, metric, progress=progress)
-    accuracy = TimestepAccuracy(snn.num_steps).to(snn.device)
+    accuracy = TimestepAccuracy(len(snn.prediction_steps)).to(snn.device)
     batches = 0
     for batch in progress_bar(loader, "Evaluating", progress):
         images, labels = images_and_labels(batch)

@@ -163,6 +163,10 @@ def evaluate_exit(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool 
 
 def _predictions(snn: SpikingNetwork, loader: Iterable[Any], progress: bool) -> Iterable[tuple[Tensor, Any]]:
     """Logits at each step, (T, B, classes), and the labels where a batch has some."""
+    if len(snn.prediction_steps) < snn.num_steps:
+        raise ValueError(
+            "Early exit needs the schedule 'stream': by 'accumulate' there is one answer, after depth × T timesteps."
+        )
     for batch in progress_bar(loader, "Early exit", progress):
         outputs = snn(to_images(batch).to(snn.device))
         if not isinstance(outputs, Tensor) or outputs.ndim != 3:

@@ -30,7 +30,7 @@ class SpikingClassifier(LightningModule):
         calibrated: bool = True,
         *,
         ann: nn.Module | None = None,
-        num_steps: int | None = None,
+        predictions: int | None = None,
         make: Callable[[Trainer, nn.Module], SpikingNetwork] | None = None,
     ) -> None:
         """Create the module.
@@ -39,14 +39,14 @@ class SpikingClassifier(LightningModule):
             snn: The spiking network; left out: made of `ann` when processes and data are ready.
             calibrated: Whether it has a temporal bias; if not, only the uncalibrated accuracy is measured.
             ann: The network to make it of.
-            num_steps: Timesteps T it will have.
+            predictions: How many predictions it will make for an image: T, or 1 by the schedule `accumulate`.
             make: Makes it, once.
         """
         super().__init__()
         if snn is not None:
-            self.snn, num_steps = snn, snn.num_steps
-        assert num_steps is not None
-        self.comparison = Comparison(num_steps, calibrated)
+            self.snn, predictions = snn, len(snn.prediction_steps)
+        assert predictions is not None
+        self.comparison = Comparison(predictions, calibrated)
         self._ann, self._make = [ann], make  # in a list: no part of this module
         self.accuracies: Accuracies | None = None
 
@@ -117,6 +117,6 @@ class SpikingClassifier(LightningModule):
 
     def _steps(self, logits: Tensor) -> Tensor:
         """Step at which each image stops, (B,), by logits (T, B, C, ...); maps take all T steps."""
-        if logits.ndim > 3:
-            return torch.full((logits.shape[1],), len(logits), device=logits.device)
+        if logits.ndim > 3 or len(logits) == 1:
+            return torch.full((logits.shape[1],), self.snn.num_steps, device=logits.device)
         return exit_steps(confidence(logits), self.snn.exit_thresholds)

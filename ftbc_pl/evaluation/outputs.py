@@ -30,7 +30,7 @@ def metric_by_step(snn: SpikingNetwork, loader: Iterable[Any], metric: Metric, *
     Raises:
         ValueError: The loader is empty.
     """
-    metrics = [metric.clone().to(snn.device) for _ in range(snn.num_steps)]
+    metrics = [metric.clone().to(snn.device) for _ in snn.prediction_steps]
     for own in metrics:
         own.reset()
     batches = 0

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from ftbc_pl.simulation import SpikingNetwork
+
 
 class ExportError(ValueError):
     """A spiking network can't be written in a format; lists every offending operation.
@@ -16,6 +18,22 @@ class ExportError(ValueError):
         count = "1 operation" if len(self.problems) == 1 else f"{len(self.problems)} operations"
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(f"{format} can't say {count} of this network:\n{lines}")
+
+
+def check_schedule(snn: SpikingNetwork, format: str) -> None:
+    """Check that sites fire at every step.
+
+    Raises:
+        ExportError: They wait for the currents of all steps.
+    """
+    if snn.options.schedule == "accumulate":
+        raise ExportError(
+            format,
+            [
+                "(network): its sites wait for the currents of all timesteps (schedule accumulate), the neurons of a "
+                "file fire at every step: convert and calibrate with schedule='stream'"
+            ],
+        )
 
 
 class InexpressibleError(ValueError):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftbc_pl.export.errors import ExportError, InexpressibleError
+from ftbc_pl.export.errors import ExportError, InexpressibleError, check_schedule
 from ftbc_pl.export.graph import Graph, Node, Stream
 from ftbc_pl.export.packages import required
 from ftbc_pl.export.record import record
@@ -49,7 +49,7 @@ def export_nir(snn: SpikingNetwork, path: str | os.PathLike[str]) -> None:
         path: The file, such as `out/snn.nir`; its folder is made.
 
     Raises:
-        ExportError: NIR can't say some operations; lists all of them and what would avoid each.
+        ExportError: NIR can't say some operations, or the schedule; lists all of them and what would avoid each.
         ImportError: The package `nir` is not installed.
         OSError: The file can't be written; one that was there is as it was.
     """
@@ -61,6 +61,7 @@ def export_nir(snn: SpikingNetwork, path: str | os.PathLike[str]) -> None:
 
 def nir_graph(snn: SpikingNetwork) -> Any:
     """The network as a `nir.NIRGraph`; arguments and errors as `export_nir`."""
+    check_schedule(snn, "NIR")
     nir, builder = required("nir"), _Builder(snn)
     nodes = {name: _node(builder.graph, name, builder.dtype) for name in builder.graph.nodes}
     edges = [(source, name) for name, node in builder.graph.nodes.items() for source in node.inputs]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ftbc_pl.export.errors import ExportError
+from ftbc_pl.export.errors import ExportError, check_schedule
 from ftbc_pl.export.packages import required
 from ftbc_pl.files import atomic_path
 from ftbc_pl.functional.neuron import per_channel
@@ -39,10 +39,11 @@ def export_onnx(
             `spikes/<site>`.
 
     Raises:
-        ExportError: The network's code can't be exported, or its weights are too many; says why.
+        ExportError: The network's code or its schedule can't be exported, or its weights are too many; says why.
         ImportError: The packages are not installed.
         OSError: The file can't be written; one that was there is as it was.
     """
+    check_schedule(snn, "ONNX")
     for package in ("onnx", "onnxscript"):
         required(package)
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*snn.parameters(), *snn.buffers()))

@@ -52,24 +52,28 @@ class Target:
         activation: E[a], (C,) float64, in activation units.
         fraction: E[a]/θ clipped to [0, 1], (C,) float64: the fraction of neurons that should fire.
         count: Number of values per channel, over all parts.
+        levels: Membranes of each value: T for neurons that fire whole trains, which are T decisions.
     """
 
     activation: Tensor
     fraction: Tensor
     count: int
+    levels: int = 1
     _cuts: dict[tuple[str, torch.dtype], Cut] = field(default_factory=dict, repr=False, compare=False)
 
     def cut(self, granularity: str, dtype: torch.dtype) -> Cut:
         """Where to cut membranes of `dtype` for each `channel` or for the whole `layer`, worked out once."""
         if (granularity, dtype) not in self._cuts:
-            fraction, count = self.fraction, self.count
+            fraction, count = self.fraction, self.count * self.levels
             if granularity == "layer":
                 fraction, count = fraction.mean().unsqueeze(0), count * len(fraction)
             self._cuts[granularity, dtype] = Cut.of(fraction, count, dtype)
         return self._cuts[granularity, dtype]
 
     @classmethod
-    def of(cls, activation: Tensor, threshold: Tensor, channel_dim: int, merge: Merge = ALONE) -> "Target":
+    def of(
+        cls, activation: Tensor, threshold: Tensor, channel_dim: int, merge: Merge = ALONE, levels: int = 1
+    ) -> "Target":
         """Measure the target.
 
         Args:
@@ -77,6 +81,7 @@ class Target:
             threshold: θ, (C,).
             channel_dim: Dimension of C in `activation`.
             merge: Adds up the sums of all parts.
+            levels: Membranes of each value.
         """
         others = [dim for dim in range(activation.ndim) if dim != channel_dim]
         sums, count = activation.sum(others, dtype=torch.float64), activation.numel() // activation.shape[channel_dim]
@@ -85,4 +90,4 @@ class Target:
             totals = merge.add(torch.cat([sums, size]))
             sums, size, count = totals[:-1], totals[-1:], int(totals[-1].item())
         mean = sums / size
-        return cls(mean, (mean / threshold.double()).clamp(0, 1), count)
+        return cls(mean, (mean / threshold.double()).clamp(0, 1), count, levels)

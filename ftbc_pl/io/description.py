@@ -100,8 +100,9 @@ def _check_report(path: Path, report: dict[str, Any]) -> None:
 def _conversion_problems(options: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with each of the arguments of the conversion."""
     allowed = {field.name for field in fields(ConversionOptions)} | {"input_size"}
+    checks = _OPTIONS | {key: check for key, check in _OPTIONS_IF_ANY.items() if key in options}
     problems = {key: "no argument of a conversion in this release" for key in options if key not in allowed}
-    for key, (expected, check) in _OPTIONS.items():
+    for key, (expected, check) in checks.items():
         if key not in options:
             problems[key] = f"missing; expected {expected}"
         elif not check(options[key]):
@@ -177,4 +178,8 @@ _OPTIONS: _Checks = {
     "fold_bn": ("true or false", lambda value: isinstance(value, bool)),
     "threshold": ("'mse', 'max' or a percentile in (1, 100]", _is_threshold),
     "input_size": ("the sizes of an image, such as [3, 32, 32]", _is_size),
+}
+# Not in the files of releases that had one schedule.
+_OPTIONS_IF_ANY: _Checks = {
+    "schedule": ("'stream' or 'accumulate'", lambda value: value in ("stream", "accumulate")),
 }

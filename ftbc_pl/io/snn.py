@@ -198,7 +198,8 @@ def _read_tensors(path: Path, description: dict[str, Any]) -> dict[str, Tensor]:
             check_fingerprints(tensors, description["tensors"])
         except ValueError as error:
             raise ValueError(f"{path} is not as it was saved: {error}. Save the network again.") from error
-    steps = description["conversion"]["num_steps"]
+    conversion = description["conversion"]
+    steps = 1 if conversion.get("schedule") == "accumulate" else conversion["num_steps"]  # with a prediction
     simulated = {value.shape[0] for name, value in tensors.items() if name.endswith(".temporal_bias") and value.ndim}
     if description["version"] == 1 and simulated == {steps}:  # before the readout, predictions were plain means
         tensors.setdefault("readout_weights", mean_readout(steps).float())

@@ -57,6 +57,8 @@ def collect_results(
         energy=None if energy is None else energy.to_dict(),
         early_exit=None if early_exit is None else early_exit.to_dict(),
         diagnosis=None if diagnosis is None else diagnosis.to_dict(),
+        schedule=snn.options.schedule,
+        latency=snn.latency,
     )
 
 

@@ -33,7 +33,7 @@ LONGEST_TITLE = 110
 def accuracy_figure(results: RunResults) -> Figure:
     """Accuracy at t = 1..T of each spiking network and of the ANN, in bands of one standard error."""
     figure, axes = _new_figure(results, height=4.6)
-    steps = np.arange(1, results.num_steps + 1)
+    steps = np.array(results.steps)
     style: dict[str, Any] = {"linewidth": 2.2, "markersize": 5.5 if results.num_steps <= 16 else 3.5, "clip_on": False}
     error = results.standard_error(results.ann_accuracy)
     axes.axhspan(results.ann_accuracy - error, results.ann_accuracy + error, color=ANN, alpha=0.1, linewidth=0)
@@ -116,10 +116,11 @@ def _heat_map(results: RunResults, sites: Sequence[tuple[str, Sequence[float]]],
     _tidy(axes)
     # A few large values, typical for first steps, would otherwise hide all differences among the others.
     top = float(np.percentile(size, 98)) or float(size.max()) or 1.0
-    edges = (0.5, results.num_steps + 0.5, len(sites) - 0.5, -0.5)
+    edges = (results.steps[0] - 0.5, results.steps[-1] + 0.5, len(sites) - 0.5, -0.5)
     image = axes.imshow(size, aspect="auto", cmap="YlGnBu", vmin=0, vmax=top, extent=edges, interpolation="none")
     _site_axis(axes, [name for name, _ in sites])
-    axes.xaxis.set_major_locator(FixedLocator(_linear_ticks(results.num_steps)))
+    ticks = _linear_ticks(results.num_steps) if len(results.steps) > 1 else list(results.steps)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.set_xlabel("timestep t")
     extend = "max" if size.max() > top else "neither"
     bar = figure.colorbar(image, cax=scale, orientation="horizontal", extend=extend, extendfrac=0.02)

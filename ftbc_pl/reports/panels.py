@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ftbc_pl.reports.figures import accuracy_figure, bias_figure, energy_figure, error_figure, firing_rate_figure
 from ftbc_pl.reports.results import RunResults, to_plain
 from ftbc_pl.reports.sites import NOTHING, bias_by_site, rate_by_site, site_cells
-from ftbc_pl.reports.wording import closing_lines, image_count, percent, summary_line
+from ftbc_pl.reports.wording import closing_lines, image_count, latency, percent, summary_line
 
 ROWS_SIDE_BY_SIDE = 16
 
@@ -59,18 +59,21 @@ def key_figures(results: RunResults) -> list[tuple[str, str]]:
     steps, curves = results.num_steps, results.curves
     shown = [(percent(results.ann_accuracy, results), "ANN")]
     shown += [
-        (percent(curves[key][-1], results), f"SNN at T = {steps}, {key}") for key in reversed(curves)
+        (percent(curves[key][-1], results), f"SNN at T = {steps}, {key}{latency(results)}") for key in reversed(curves)
     ]  # the calibrated network first: it is what the run was for
     if "calibrated" in curves:
         gains = _gains(results)
-        step = max(range(steps), key=gains.__getitem__)
-        shown.append((f"{100 * gains[step]:+.1f} points", f"largest gain by calibration, at t\u00a0=\u00a0{step + 1}"))
+        step = max(range(len(gains)), key=gains.__getitem__)
+        place = f"at t\u00a0=\u00a0{results.steps[step]}"
+        shown.append((f"{100 * gains[step]:+.1f} points", f"largest gain by calibration, {place}"))
     return shown
 
 
 def accuracy_panel(results: RunResults) -> Panel:
     """Accuracy at every timestep, as a figure and in numbers."""
-    columns = {"t": [str(step) for step in range(1, results.num_steps + 1)]}
+    columns = {"t": [str(step) for step in results.steps]}
+    if results.schedule == "accumulate":
+        columns["latency"] = [str(results.latency)]
     for key, accuracies in results.curves.items():
         columns[key] = [percent(accuracy, results) for accuracy in accuracies]
     if "calibrated" in results.curves:
@@ -78,7 +81,7 @@ def accuracy_panel(results: RunResults) -> Panel:
     if results.energy is not None:
         for name, part in results.energy["conventions"].items():
             columns[f"energy / ANN, {name}"] = [f"{100 * ratio:.1f} %" for ratio in part["ratio"]]
-    columns["ANN"] = [percent(results.ann_accuracy, results)] * results.num_steps
+    columns["ANN"] = [percent(results.ann_accuracy, results)] * len(results.steps)
     rows = list(zip(*columns.values(), strict=True))
     gain = "; gain in points" if "gain" in columns else ""
     blocks = [rows[first : first + ROWS_SIDE_BY_SIDE] for first in range(0, len(rows), ROWS_SIDE_BY_SIDE)]
@@ -107,9 +110,11 @@ def bias_panel(results: RunResults) -> Panel:
     title, sites = "Size of the temporal bias by layer and step", bias_by_site(results)
     if not sites:
         return Panel(title=title, note="Calibration is switched off: the network has no temporal bias.")
-    largest, step, name = max((size, step, name) for name, sizes in sites for step, size in enumerate(sizes, 1))
+    largest, step, name = max(
+        (size, step, name) for name, sizes in sites for step, size in zip(results.steps, sizes, strict=True)
+    )
     alt = (
-        f"Heat map of the temporal bias of {len(sites)} sites over {results.num_steps} steps. "
+        f"Heat map of the temporal bias of {len(sites)} sites over {len(results.steps)} steps. "
         f"The largest is {largest:.3g} thresholds, at {name}, step {step}."
     )
     note = "Root mean square over channels, in units of the threshold. Layers run from the input (top) to the output."
@@ -214,7 +219,7 @@ def energy_panel(results: RunResults) -> Panel | None:
         return None
     cost = results.energy
     columns = {
-        "t": [str(t) for t in range(1, results.num_steps + 1)],
+        "t": [str(t) for t in results.steps],
         "synaptic operations": [f"{value:,.0f}" for value in cost["sops"]],
         "MACs": [f"{value:,.0f}" for value in cost["macs"]],
         "additions in neurons": [f"{value:,.0f}" for value in cost["neuron_operations"]],

@@ -35,6 +35,8 @@ class RunResults:
     `links` says where the logs of the run are: a URL, or a path seen from the run's folder, by name of the logger.
     `energy`, `early_exit` and `diagnosis` are the plain values of an `EnergyCost`, an `ExitResult` and a `Diagnosis`,
     None where they were not measured.
+    By the `schedule` accumulate there is one prediction: lists that have a number per step hold that of T alone.
+    `latency` is the number of timesteps that it takes; None: T.
     A further field needs a default, so that files without it stay readable; results.json holds it by itself.
 
     Raises:
@@ -57,6 +59,8 @@ class RunResults:
     energy: dict[str, Any] | None = None
     early_exit: dict[str, Any] | None = None
     diagnosis: dict[str, Any] | None = None
+    schedule: str = "stream"
+    latency: int | None = None
 
     def __post_init__(self) -> None:
         """Check lengths and ranges."""
@@ -82,6 +86,11 @@ class RunResults:
             raise ValueError(f"expected calibration to state {', '.join(CALIBRATION_KEYS)}, missing {missing}")
         for site in self.sites:
             self._check_site(site)
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The timesteps of the predictions: 1 … T, or T alone."""
+        return (self.num_steps,) if self.schedule == "accumulate" else range(1, self.num_steps + 1)
 
     @property
     def accuracy_final(self) -> float:
@@ -126,8 +135,8 @@ class RunResults:
             raise ValueError(f"expected the content of a {RESULTS_FILE}, got one with a fault at {error}") from error
 
     def _check_steps(self, name: str, values: Sequence[float]) -> None:
-        if len(values) != self.num_steps:
-            raise ValueError(f"expected {name} to hold one number per step, {self.num_steps}, got {len(values)}")
+        if len(values) != len(self.steps):
+            raise ValueError(f"expected {name} to hold one number per step, {len(self.steps)}, got {len(values)}")
 
     def _check_site(self, site: SiteRecord) -> None:
         if site.kind not in KINDS:

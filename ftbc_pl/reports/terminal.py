@@ -23,15 +23,18 @@ def accuracy_table(results: RunResults, steps: Sequence[int] | None = None, enco
         encoding: Encoding that the text must fit into; that of the process's output unless given.
 
     Raises:
-        ValueError: a step is not in 1..T.
+        ValueError: a step is not in 1..T, or not T where there is no other.
     """
-    steps = table_steps(results.num_steps) if steps is None else list(steps)
-    outside = [step for step in steps if not 1 <= step <= results.num_steps]
+    known = results.steps
+    steps = [step for step in table_steps(results.num_steps) if step in known] if steps is None else list(steps)
+    outside = [step for step in steps if step not in known]
     if outside:
-        raise ValueError(f"expected steps in 1..{results.num_steps}, got {outside[0]}")
+        raise ValueError(f"expected steps in {known[0]}..{known[-1]}, got {outside[0]}")
     columns = {"T": [str(step) for step in steps]}
+    if results.schedule == "accumulate":
+        columns["latency"] = [str(results.latency)]
     for key, accuracies in results.curves.items():
-        columns[key] = [percent(accuracies[step - 1], results) for step in steps]
+        columns[key] = [percent(accuracies[known.index(step)], results) for step in steps]
     columns["ANN"] = [percent(results.ann_accuracy, results)] * len(steps)
     last = "\n".join([summary_line(results), *closing_lines(results)])
     return text_table(columns, zip(*columns.values(), strict=True), last=last, encoding=encoding)

@@ -32,8 +32,8 @@ def curve_rows(results: RunResults) -> list[dict[str, float]]:
             "snn/energy_ratio": results.energy["conventions"][CONVENTION]["ratio"],
         }
     return [
-        {STEP_KEY: step, **{key: accuracies[step - 1] for key, accuracies in curves.items()}}
-        for step in range(1, results.num_steps + 1)
+        {STEP_KEY: step, **{key: accuracies[index] for key, accuracies in curves.items()}}
+        for index, step in enumerate(results.steps)
     ]
 
 
@@ -42,12 +42,15 @@ def summary_metrics(results: RunResults) -> dict[str, float]:
 
     `snn/accuracy_T4` is the calibrated accuracy at t = 4, `snn/accuracy_final` the accuracy at t = T whatever T is,
     calibrated where calibration ran. `snn/energy_ratio_T4` is the energy up to t = 4 as a share of the ANN's, by the
-    45 nm convention, `snn/sops_T4` the synaptic operations for an image, where they were measured. The cost of
+    45 nm convention, `snn/sops_T4` the synaptic operations for an image, where they were measured. `snn/latency` is the
+    number of timesteps that the answer takes: T, unless the schedule is `accumulate`. The cost of
     calibration is `calibration/images`, `…/forward_passes`, `…/seconds`.
     """
     metrics: dict[str, float] = {"ann/accuracy": results.ann_accuracy, "snn/accuracy_final": results.accuracy_final}
     for name, accuracies in results.curves.items():
-        metrics |= {f"{_key(name)}_T{step}": accuracy for step, accuracy in enumerate(accuracies, 1)}
+        metrics |= {f"{_key(name)}_T{step}": value for step, value in zip(results.steps, accuracies, strict=True)}
+    if results.latency is not None:
+        metrics["snn/latency"] = results.latency
     if results.energy is not None:
         for row in curve_rows(results):
             metrics |= {f"{key}_T{row[STEP_KEY]}": row[key] for key in ("snn/sops", "snn/energy_ratio")}
@@ -122,7 +125,7 @@ def log_curve(logger: Logger, results: RunResults) -> None:
     """Log the curve with t as the step, and the summary keys at T: for loggers without an x-axis of one's choice."""
     rows = curve_rows(results)
     rows[-1] |= summary_metrics(results)
-    for step, row in enumerate(rows, 1):
+    for step, row in zip(results.steps, rows, strict=True):
         logger.log_metrics(row, step=step)
     logger.save()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ftbc_pl.reports.results import RunResults
+from ftbc_pl.sites import waiting
 
 
 def table_steps(num_steps: int) -> list[int]:
@@ -27,13 +28,20 @@ def summary_line(results: RunResults) -> str:
     """One sentence: accuracy of ANN and SNN at T, where measured, and what the calibration cost."""
     head = (
         f"Accuracy on {image_count(results)}: ANN {percent(results.ann_accuracy, results)}, "
-        f"SNN {percent(results.accuracy_final, results)} at T = {results.num_steps}"
+        f"SNN {percent(results.accuracy_final, results)} at T = {results.num_steps}{latency(results)}"
     )
     if results.calibration is None:
         return f"{head}, not calibrated."
     cost = results.calibration
     passes = f"{cost['forward_passes']} forward pass{'' if cost['forward_passes'] == 1 else 'es'}"
     return f"{head}, calibrated ({cost['solver']}) with {cost['images']:,} images, {passes}, {cost['seconds']:.1f} s."
+
+
+def latency(results: RunResults) -> str:
+    """How long the answer takes, behind an accuracy at T; nothing where it takes T steps."""
+    if results.schedule != "accumulate" or results.latency is None:
+        return ""
+    return f" ({waiting(results.latency)})"
 
 
 def closing_lines(results: RunResults) -> list[str]:
@@ -66,6 +74,7 @@ def facts(results: RunResults) -> dict[str, str]:
         "images": image_count(results),
         "solver": "not calibrated" if results.calibration is None else str(results.calibration["solver"]),
         "readout": _readout(results),
+        "schedule": latency(results).strip(" ()").removeprefix("schedule "),
         "checkpoint": _text(_setting(results, "ckpt_path")),
         "saved network": _text(_setting(results, "snn_path")),
     }
@@ -80,6 +89,7 @@ def title(results: RunResults) -> str:
     first = f"{known.get('network', 'network')}{activation}{data}: {known['images']}"
     second = [known["solver"] if results.calibration is None else f"solver {known['solver']}"]
     second += [f"readout {known['readout']}"] if "readout" in known else []
+    second += [known["schedule"]] if "schedule" in known else []
     second += [f"{name} {Path(known[name]).name}" for name in ("checkpoint", "saved network") if name in known]
     return f"{first}\n{', '.join(second)}"
 

@@ -78,12 +78,22 @@ class SpikingNetwork(nn.Module):
         self.options = options
         self.input_size = input_size
         self.report = report
-        self.register_buffer("readout_weights", mean_readout(self.num_steps).float())
+        self.register_buffer("readout_weights", mean_readout(len(self.prediction_steps)).float())
         self.corrections = Corrections()
         self._is_calibrated = True
-        self.register_buffer("exit_thresholds", torch.full((self.num_steps,), NEVER))
+        self.register_buffer("exit_thresholds", torch.full((len(self.prediction_steps),), NEVER))
         self._replay = Replay()
         self.eval()
+
+    @property
+    def prediction_steps(self) -> tuple[int, ...]:
+        """Timesteps that the predictions are those of: 1 … T, or T alone by the schedule `accumulate`."""
+        return self.options.prediction_steps
+
+    @property
+    def latency(self) -> int:
+        """Timesteps until the last prediction: T, or depth × T by the schedule `accumulate`."""
+        return self.num_steps if self.report.latency is None else self.report.latency
 
     @property
     def calls(self) -> tuple[Call, ...]:
@@ -138,7 +148,8 @@ class SpikingNetwork(nn.Module):
 
         Returns:
             Output of each step, (T, B, num_classes); `readout` makes predictions of them. Networks with several
-            outputs or feature maps give the same structure of such tensors, (T, B, ...).
+            outputs or feature maps give the same structure of such tensors, (T, B, ...). By the schedule `accumulate`
+            there is one, (1, B, num_classes): the mean of the T outputs.
         """
         chunks = self.chunks(len(images), images)
         key = tuple(chunks), self._is_calibrated, self.precision
@@ -179,18 +190,18 @@ class SpikingNetwork(nn.Module):
         Returns:
             Predictions at t = 1 … T, (T, B, ...), logits for a classifier; in the same structure.
         """
-        weights = self.readout_weights if self._is_calibrated else mean_readout(self.num_steps)
+        weights = self.readout_weights if self._is_calibrated else mean_readout(len(self.prediction_steps))
         return tree_map(lambda leaf: weigh(leaf, weights) if _is_value(leaf) else leaf, outputs)
 
     def chunks(self, batch_size: int, images: Tensor | None = None) -> list[int]:
-        """Numbers of timesteps to run at once for a batch of that size; they add up to T.
+        """Numbers of blocks of rows to run at once for a batch of that size; they add up to one for each prediction.
 
         Args:
             batch_size: B.
             images: Some of the batch, to find out what they take in memory; None: as if there were enough.
         """
         chunk = self.chunk(batch_size, images)
-        full, rest = divmod(self.num_steps, chunk)
+        full, rest = divmod(len(self.prediction_steps), chunk)
         return [chunk] * full + ([rest] if rest else [])
 
     def chunk(self, batch_size: int, images: Tensor | None = None, more_rows: int = 0, more_neurons: int = 0) -> int:
@@ -202,10 +213,11 @@ class SpikingNetwork(nn.Module):
             more_rows: Blocks of B rows beside the timesteps.
             more_neurons: Numbers to keep of each neuron beside its membrane.
         """
+        blocks = len(self.prediction_steps)
         if self.time_chunk is not None:
-            return min(self.time_chunk, self.num_steps)
-        automatic = self.num_steps if self.device.type != "cpu" else max(1, _CPU_ROWS // batch_size)
-        automatic = min(automatic, self.num_steps)
+            return min(self.time_chunk, blocks)
+        automatic = blocks if self.device.type != "cpu" else max(1, _CPU_ROWS // batch_size)
+        automatic = min(automatic, blocks)
         if automatic == 1 or images is None or torch.compiler.is_compiling():
             return automatic
         key = batch_size, images.shape[1:], images.dtype, images.device, more_rows, more_neurons, self.memory_limit

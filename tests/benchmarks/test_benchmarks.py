@@ -53,15 +53,16 @@ def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("accuracy.SEARCH_STEPS", (1, 8))
     options = ["--networks", "cifar10_r20_relu", "--images", "20", "10", "--validation", "20"]
     options += ["--num_steps", "1", "3", "--draws", "2", "1", "--results", str(tmp_path / "results.jsonl")]
-    rules = ["--rules", "none", "constant", "exact", "--figure", str(tmp_path / "figure.png")]
+    rules = ["--rules", "none", "constant", "exact", "exact_accumulate", "--figure", str(tmp_path / "figure.png")]
     run(monkeypatch, "accuracy", what, "--data", str(cifar_like), *options, *rules)
     printed = capsys.readouterr().out
     rows = table_of(printed)
     if what == "table":
-        titles = ["uncalibrated", "constant bias", "exact", "no bias", "constant bias", "exact"]
+        titles = ["uncalibrated", "constant bias", "exact", "no bias", "constant bias", "exact", "exact"]
         assert [row[0].partition(",")[0] for row in rows[2:]] == titles
-        assert [row[1] for row in rows[2:]] == ["mean"] * 3 + ["least squares"] * 3
-        assert [row[-1] for row in rows[3:]] == ["1 forward"] * 5
+        assert [row[1] for row in rows[2:]] == ["mean"] * 3 + ["least squares"] * 3 + ["mean"]
+        assert rows[-1][0].endswith("accumulate (depth × T steps)")
+        assert [row[-1] for row in rows[3:]] == ["1 forward"] * 6
         # two draws at T = 1, one beyond
         assert ["±" in cell for cell in rows[-1][2:-1]] == [True, False, False]
         assert (tmp_path / "figure.png").stat().st_size > 10_000

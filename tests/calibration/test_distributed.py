@@ -11,9 +11,12 @@ from tests.networks import images, small_cnn
 SHARES = (slice(0, 17), slice(17, 33))  # on a CPU they would run 7 and 8 timesteps at once
 
 
-def snn():
+CASES = [(solver, schedule) for schedule in ("stream", "accumulate") for solver in ("balanced", "exact", "heuristic")]
+
+
+def snn(schedule="stream"):
     network = prepare(small_cnn(), "qcfs", levels=4, threshold=0.75)
-    return convert(network, 8, batches=[images()]).double()
+    return convert(network, 8, batches=[images()], schedule=schedule).double()
 
 
 def batch():
@@ -41,10 +44,10 @@ def share(rank, store, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     found = {}
-    for solver in ("balanced", "exact", "heuristic"):
-        network = snn()
+    for solver, schedule in CASES:
+        network = snn(schedule)
         calibrate_(network, [batch()[SHARES[rank]]], solver=solver, progress=False)
-        found[solver] = calibration_of(network)
+        found[f"{solver} {schedule}"] = calibration_of(network)
     for message, loader in LOADERS.items():
         with pytest.raises(ValueError, match=message):
             calibrate_(snn(), loader(rank), num_batches=2 if "loader" in message else 1, progress=False)
@@ -56,9 +59,9 @@ def share(rank, store, folder):
 def test_unequal_shares_calibrate_and_fail_together(tmp_path):
     mp.spawn(share, (tmp_path / "store", tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    for solver, found in first.items():
-        network = snn()
+    for solver, schedule in CASES:
+        network, case = snn(schedule), f"{solver} {schedule}"
         calibrate_(network, [batch()], solver=solver, progress=False)
-        for mine, theirs, alone in zip(found, second[solver], calibration_of(network), strict=True):
+        for mine, theirs, alone in zip(first[case], second[case], calibration_of(network), strict=True):
             assert torch.equal(mine, theirs)
             torch.testing.assert_close(mine, alone, rtol=0, atol=1e-12)

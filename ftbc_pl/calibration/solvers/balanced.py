@@ -36,7 +36,11 @@ class Balanced(SumSolver):
     def update(self, step: SiteStep) -> Tensor:
         """Count and add up what each candidate for the bias would fire, (2, C, candidates)."""
         assert step.error is not None, "single_neurons asks for it"
-        return balanced_sums(step.membrane, step.error, step.threshold, step.channel_dim, self.granularity)
+        sums = balanced_sums(step.membrane, step.error, step.threshold, step.channel_dim, self.granularity)
+        if step.target.levels == 1:
+            return sums
+        further = step.error[len(step.error) // step.target.levels :]
+        return sums.sub_(mean_share(further, step.threshold, step.channel_dim, self.granularity))
 
     def compute(self, sums: Tensor, step: SiteStep) -> Tensor:
         """Choose b[t], (C,)."""
@@ -142,3 +146,26 @@ def balanced_sums(
         else:  # there, bincount with weights is refused by torch.use_deterministic_algorithms
             sums[1].index_add_(0, bins, lacking)
     return sums.view(2, channels, -1)
+
+
+def mean_share(error: Tensor, threshold: Tensor, channel_dim: int, granularity: str = "channel") -> Tensor:
+    """What neurons add to the mean error that `balanced_bias` reads from the sums, in the bin that none fires in.
+
+    Of the T decisions that a train stands for only the first brings along what the neuron's output lacks. The sums
+    less this of the others have the number of neurons and the mean error of trains.
+
+    Args:
+        error: Of the other decisions, (B, C, ...), in activation units.
+        threshold: θ, (C,).
+        channel_dim: Dimension of C in `error`.
+        granularity: As in `balanced_sums`.
+
+    Returns:
+        (2, C, _CANDIDATES + 1), zero but for the last bin.
+    """
+    share = torch.zeros(2, len(threshold), _CANDIDATES + 1, dtype=torch.float64, device=error.device)
+    others = [dim for dim in range(error.ndim) if dim != channel_dim]
+    factor = per_channel(_INTEGER / _unit(threshold, granularity), error.ndim, channel_dim)
+    share[0, :, -1] = error.numel() / len(threshold)
+    share[1, :, -1] = (error * factor).round_().sum(others, dtype=torch.float64)
+    return share

@@ -92,5 +92,8 @@ def exact_bias(
     below, above = largest(excess, cut.rank, channel_dim, merge)
     # b lies in [−above, −below): `above` still fires, `below` does not.
     middle = -(below + (above - below) / 2)
+    if target.levels > 1:
+        # Trains whose mean is that of the ANN without a bias get none: QCFS with as many levels stays exact.
+        middle = torch.where((below < 0) & (above >= 0), 0, middle)
     edge = ((below.abs() + 1) * cut.margin - below).clamp(cut.lowest, cut.highest)
     return torch.where(cut.edge, edge, middle).expand(threshold.shape)
