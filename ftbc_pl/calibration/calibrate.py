@@ -196,7 +196,7 @@ def _chunks(snn: SpikingNetwork, images: Tensor, solver: Solver) -> list[int]:
     # The ANN's rows, what a solver works with and, where single neurons matter, what they put out and what they lack.
     chunk = snn.chunk(largest, images, more_rows=1, more_neurons=1 + 2 * solver.single_neurons)
     chunk = -int(maximum_over_processes(torch.tensor([-chunk], device=snn.device)).item())
-    full, rest = divmod(snn.num_steps, chunk)
+    full, rest = divmod(len(snn.prediction_steps), chunk)
     return [chunk] * full + ([rest] if rest else [])
 
 

@@ -38,7 +38,7 @@ class TrainStep(CalibrationStep):
         quantum = site.quantum.to(current.dtype)
         difference = per_channel(quantum, current.ndim, site.channel_dim)
         step = replace(
-            state.at(0, current, out),
+            state.run(current.unsqueeze(0), out.unsqueeze(0)).first,
             membrane=descending(current + site.v0 * difference, difference, site.duration),
             threshold=quantum,
         )
