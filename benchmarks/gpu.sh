@@ -33,5 +33,6 @@ rows 75 inference
 part 75 kernels "$python" benchmarks/kernels_gpu.py --output "$out/kernels.jsonl"
 part 60 inference "$python" benchmarks/cost.py inference --device cuda --batch_size 200 --runs 3
 part 75 tests "$python" -m pytest tests/test_gpu.py -q -p no:cacheprovider -o filterwarnings=default
+rows 30 memory
+rows 40 precision
 rows 30 convolutions
-part 60 memory "$python" benchmarks/cost.py memory --device cuda --batch_size 50

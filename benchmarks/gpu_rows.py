@@ -139,6 +139,38 @@ def inference(small: bool) -> Iterator[Row]:
         yield row | {f"{name} s": value for name, value in seconds.items()} | ratios | _launches(things["SNN"])
 
 
+def memory(small: bool) -> Iterator[Row]:
+    """Peak memory of a calibration of 32 steps by the limit in bytes, and how many steps ran at once."""
+    ann, images = network("cifar_resnet20").to(DEVICE), torch.randn(4 if small else 200, 3, 32, 32, device=DEVICE)
+    for mebibytes in (64, None) if small else (512, 2048, None):
+        snn = convert(ann, 32, example=images[:2], check=False)
+        snn.memory_limit = None if mebibytes is None else mebibytes * 2**20
+        chunk = snn.chunk(len(images), images, more_rows=1, more_neurons=1)
+        row: Row = {"limit MiB": mebibytes, "steps at once": chunk}
+        if DEVICE.type == "cuda":
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        row["s"] = _seconds(partial(_calibrate, snn, images, "exact"))
+        if DEVICE.type == "cuda":
+            row["peak MiB"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+        yield row
+
+
+@torch.no_grad()
+def precision(small: bool) -> Iterator[Row]:
+    """Layers in 16 bits against layers in 32."""
+    for row, ann, images in _cases(small):
+        both = {}
+        for bits in ("fp32", "bf16"):
+            snn = convert(ann, STEPS, example=images[:2], check=False)
+            snn.precision = bits
+            both[bits] = partial(snn, images)
+        seconds = _medians(both)
+        yield (
+            row | {f"{name} s": value for name, value in seconds.items()} | {"ratio": seconds["bf16"] / seconds["fp32"]}
+        )
+
+
 def _forwards(ann: Callable[[Tensor], Tensor], images: Tensor) -> list[Tensor]:
     return [ann(images) for _ in range(STEPS)]
 
@@ -203,7 +235,14 @@ def convolutions(small: bool) -> Iterator[Row]:
     torch.backends.cudnn.deterministic = False
 
 
-SECTIONS = {"calibration": calibration, "data": data, "inference": inference, "convolutions": convolutions}
+SECTIONS = {
+    "calibration": calibration,
+    "data": data,
+    "inference": inference,
+    "memory": memory,
+    "precision": precision,
+    "convolutions": convolutions,
+}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import torch
 
 from ftbc_pl import calibrate_, convert, evaluate, load_snn, prepare, save_snn
 from ftbc_pl.calibration.solvers.exact import exact_bias
+from ftbc_pl.data.batches import TensorImages
+from ftbc_pl.data.on_device import DeviceMemory
 from ftbc_pl.functional import kernels
 from ftbc_pl.functional.qcfs import qcfs
 from ftbc_pl.functional.selection import by_sorting
@@ -179,6 +181,31 @@ def test_a_forward_that_is_replayed_gives_the_same_bits():
     assert torch.equal(snn(batches[0]), snn._simulate(snn.chunks(4), batches[0]))
     moved = copy.deepcopy(snn).cpu()
     torch.testing.assert_close(moved(batches[0].cpu()), snn(batches[0]).cpu(), rtol=1e-3, atol=1e-3)
+
+
+def test_images_in_its_memory_are_those_of_the_cpu():
+    pixels = torch.arange(4 * 3 * 8 * 8).remainder(256).to(torch.uint8).view(4, 3, 8, 8)
+    plain = TensorImages(pixels, torch.arange(4), [0.4] * 3, [0.2] * 3)
+    memory = DeviceMemory()
+    batch, labels = memory.take(plain, torch.device("cuda"), 2, 0.5, 0.5).__getitems__([2, 0])
+    expected, _ = plain.__getitems__([2, 0])
+    assert labels.tolist() == [2, 0]
+    torch.testing.assert_close(batch.cpu(), expected)
+    plain.augment = plain.erase = lambda images: images
+    augmented, _ = memory.take(plain, torch.device("cuda"), 2, 0.5, 0.5).__getitems__([2, 0])
+    assert augmented.is_cuda
+    assert augmented.shape == expected.shape
+
+
+def test_layers_in_16_bits_predict_what_those_in_32_do():
+    snn = convert(network().float(), 4)
+    batch = images(16, 32).cuda()
+    calibrate_(snn, [batch], progress=False)
+    expected = snn.readout(snn(batch))[-1]
+    snn.precision = "bf16"
+    found = [snn.readout(snn(batch))[-1] for _ in range(4)]  # the last ones replayed
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert (found[0] - expected).norm() < 0.5 * expected.norm()
 
 
 def test_chunks_of_any_size_give_the_same_accuracy():

@@ -154,17 +154,19 @@ def _many(
             tl.store(membrane + at, u + tl.load(current + at, mask=inside, other=0.0).to(tl.float32), mask=inside)
         tl.debug_barrier()  # what one thread has written another one reads
         low, high = _bracket(membrane, theta, rank, channel, rows, channels, inner, SAMPLE, MARGIN)
-        above, collected, larger = 0, 0, _LARGEST + rank * 0
+        # Summed up by each thread, and over the threads in the end.
+        beyond, least, collected = tl.zeros([BLOCK], tl.int32), tl.full([BLOCK], _LARGEST, tl.int32), rank * 0
         for start in range(0, rows, BLOCK):
             row, at = _places(start, channel, channels, inner, BLOCK)
             keys = _key(tl.load(membrane + at, mask=row < rows, other=0.0) - theta)
             greater, between = (row < rows) & (keys > high), (row < rows) & (keys >= low) & (keys <= high)
-            above += tl.sum(greater.to(tl.int32), 0)
-            larger = tl.minimum(larger, tl.min(tl.where(greater, keys, _LARGEST), 0))
+            beyond += greater.to(tl.int32)
+            least = tl.minimum(least, tl.where(greater, keys, _LARGEST))
             place = collected + tl.cumsum(between.to(tl.int32), 0) - 1
             tl.store(scratch + place, keys, mask=between & (place < KEPT))
             collected += tl.sum(between.to(tl.int32), 0)
         tl.debug_barrier()
+        above, larger = tl.sum(beyond, 0), tl.min(least, 0)
         within = rank - above
         if (within >= 0) & (within < collected) & ((collected <= KEPT) | (low == high)):
             kept = tl.arange(0, KEPT)
@@ -179,7 +181,7 @@ def _many(
         below, before = _two(found, above, larger, rank)
         b = bias_of(below, before, channel, edge, margin, lowest, highest)
         tl.store(bias + channel, b)
-        fired = rank * 0
+        fired = tl.zeros([BLOCK], tl.int32)
         for start in range(0, rows, BLOCK):
             row, at = _places(start, channel, channels, inner, BLOCK)
             u = tl.load(membrane + at, mask=row < rows, other=0.0) + b
@@ -187,8 +189,8 @@ def _many(
             spikes = tl.where(fires, size, 0.0)
             tl.store(out + at, spikes.to(out.dtype.element_ty), mask=row < rows)
             tl.store(membrane + at, u - spikes, mask=row < rows)
-            fired += tl.sum((fires & (row < rows)).to(tl.int32), 0)
-        tl.atomic_add(counts + step, fired.to(tl.int64))
+            fired += (fires & (row < rows)).to(tl.int32)
+        tl.atomic_add(counts + step, tl.sum(fired, 0).to(tl.int64))
         tl.debug_barrier()
         current += current_step
         out += out_step
@@ -210,12 +212,12 @@ def _bracket(membrane, theta, rank, channel, rows, channels, inner, SAMPLE: tl.c
 @triton.jit
 def _reaching(membrane, theta, key, channel, rows, channels, inner, BLOCK: tl.constexpr):
     """How many keys of a channel are `key` or more."""
-    count = 0
+    count = tl.zeros([BLOCK], tl.int32)
     for start in range(0, rows, BLOCK):
         row, at = _places(start, channel, channels, inner, BLOCK)
         keys = _key(tl.load(membrane + at, mask=row < rows, other=0.0) - theta)
-        count += tl.sum(((row < rows) & (keys >= key)).to(tl.int32), 0)
-    return count
+        count += ((row < rows) & (keys >= key)).to(tl.int32)
+    return tl.sum(count, 0)
 
 
 @triton.jit
@@ -233,11 +235,11 @@ def _largest_in_memory(membrane, theta, rank, channel, rows, channels, inner, BL
 @triton.jit
 def _beyond(membrane, theta, key, channel, rows, channels, inner, BLOCK: tl.constexpr):
     """How many keys of a channel are larger than `key`, and the smallest of them."""
-    count, smallest = 0, _LARGEST + channel * 0
+    count, smallest = tl.zeros([BLOCK], tl.int32), tl.full([BLOCK], _LARGEST, tl.int32)
     for start in range(0, rows, BLOCK):
         row, at = _places(start, channel, channels, inner, BLOCK)
         keys = _key(tl.load(membrane + at, mask=row < rows, other=0.0) - theta)
         greater = (row < rows) & (keys > key)
-        count += tl.sum(greater.to(tl.int32), 0)
-        smallest = tl.minimum(smallest, tl.min(tl.where(greater, keys, _LARGEST), 0))
-    return count, smallest
+        count += greater.to(tl.int32)
+        smallest = tl.minimum(smallest, tl.where(greater, keys, _LARGEST))
+    return tl.sum(count, 0), tl.min(smallest, 0)
