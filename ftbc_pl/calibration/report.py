@@ -10,6 +10,7 @@ from ftbc_pl.sites import SiteRecord
 OWN_OUTPUT = "own output"
 SEES_IMAGE = "nothing: its input is the image"
 NO_LAYER = "nothing: a product that is no layer"
+_PARTS = ("sites", "weights", "early_exit")
 BATCH_INSIDE = "nothing: the batch is not its first dimension"
 
 
@@ -47,6 +48,7 @@ class CalibrationReport:
         sites: The records of the spiking sites, in forward order, with what the calibration found there.
         readout_weights: How much the output of each step counts in the prediction at T.
         weights: What the fit of the weights did to each layer; empty where they were kept.
+        early_exit: How early exit was set afterwards, as plain values; None where it was not.
     """
 
     solver: str
@@ -57,6 +59,7 @@ class CalibrationReport:
     sites: tuple[SiteRecord, ...]
     readout_weights: tuple[float, ...]
     weights: tuple[WeightChange, ...] = ()
+    early_exit: dict[str, Any] | None = None
 
     @property
     def dead_channels(self) -> int:
@@ -69,10 +72,8 @@ class CalibrationReport:
         return sum(site.saturated_channels for site in self.sites)
 
     def cost(self) -> dict[str, Any]:
-        """Plain values for JSON: everything but the sites and the layers."""
-        own = {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("sites", "weights")
-        }
+        """Plain values for JSON: everything but the sites, the layers and early exit."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _PARTS}
         return own | {
             "readout_weights": list(self.readout_weights),
             "dead_channels": self.dead_channels,
@@ -82,15 +83,19 @@ class CalibrationReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         lists = {"sites": [asdict(site) for site in self.sites], "weights": [asdict(one) for one in self.weights]}
-        return self.cost() | {name: found for name, found in lists.items() if found or name == "sites"}
+        exits = {} if self.early_exit is None else {"early_exit": self.early_exit}
+        return self.cost() | {name: found for name, found in lists.items() if found or name == "sites"} | exits
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
-        own = {field.name: values[field.name] for field in fields(cls) if field.name != "weights"}
+        own = {field.name: values[field.name] for field in fields(cls) if field.name not in _PARTS}
         sites = tuple(SiteRecord.from_dict(site) for site in values["sites"])
         weights = tuple(WeightChange(**one) for one in values.get("weights", ()))
-        return cls(**(own | {"sites": sites, "readout_weights": tuple(values["readout_weights"]), "weights": weights}))
+        exits = values.get("early_exit")
+        early_exit = None if exits is None else dict(exits)
+        own |= {"sites": sites, "readout_weights": tuple(values["readout_weights"])}
+        return cls(**own, weights=weights, early_exit=early_exit)
 
     def __str__(self) -> str:
         """One line."""

@@ -1,5 +1,6 @@
 """The LightningModule that runs a spiking network in Lightning's validation, test and predict loops."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ftbc_pl.conversion.batch import images_and_labels, to_images
-from ftbc_pl.evaluation.comparison import Accuracies, Comparison
+from ftbc_pl.evaluation.comparison import Comparison
+from ftbc_pl.evaluation.measurement import Measured, Measurement
 from ftbc_pl.evaluation.predictions import predicted_classes, with_classes
 from ftbc_pl.functional.exit import confidence, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
@@ -19,7 +21,7 @@ class SpikingClassifier(LightningModule):
 
     Attributes:
         snn: The spiking network.
-        accuracies: What the last evaluation measured.
+        measured: What the last evaluation measured.
     """
 
     snn: SpikingNetwork
@@ -32,6 +34,7 @@ class SpikingClassifier(LightningModule):
         ann: nn.Module | None = None,
         num_steps: int | None = None,
         make: Callable[[Trainer, nn.Module], SpikingNetwork] | None = None,
+        analysis: bool = True,
     ) -> None:
         """Create the module.
 
@@ -41,6 +44,7 @@ class SpikingClassifier(LightningModule):
             ann: The network to make it of.
             num_steps: Timesteps T it will have.
             make: Makes it, once.
+            analysis: Whether to count spikes and to compare the sites with the ANN as well.
         """
         super().__init__()
         if snn is not None:
@@ -48,7 +52,9 @@ class SpikingClassifier(LightningModule):
         assert num_steps is not None
         self.comparison = Comparison(num_steps, calibrated)
         self._ann, self._make = [ann], make  # in a list: no part of this module
-        self.accuracies: Accuracies | None = None
+        self._analysis = analysis
+        self._measurement: Measurement | None = None
+        self.measured: Measured | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -80,16 +86,19 @@ class SpikingClassifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self.comparison.reset()
+        batches = sum(self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_val_batches)
+        self._measurement = self._measure(int(batches) if math.isfinite(batches) else None)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Count correct predictions of the ANN and of the spiking network."""
-        images, labels = images_and_labels(batch)
-        self.comparison.update(self.snn, images, labels)
+        """Measure the ANN and the spiking network on a batch."""
+        self._measurement = self._measurement or self._measure(None)
+        self._measurement.update(*images_and_labels(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the accuracies over all processes."""
-        self.accuracies = found = self.comparison.compute()
+        """Put together what all processes have measured."""
+        assert self._measurement is not None
+        self.measured = self._measurement.compute()
+        found = self.measured.accuracies
         # Computed over all processes already.
         shown = {"ann/accuracy": found.ann, "snn/final_accuracy": (found.calibrated or found.uncalibrated)[-1]}
         self.log_dict(shown, prog_bar=True, logger=False, sync_dist=True)
@@ -114,6 +123,9 @@ class SpikingClassifier(LightningModule):
             "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),
             "step": self._steps(logits),
         }
+
+    def _measure(self, batches: int | None) -> Measurement:
+        return Measurement(self.snn, self.comparison, self._analysis, batches)
 
     def _steps(self, logits: Tensor) -> Tensor:
         """Step at which each image stops, (B,), by logits (T, B, C, ...); maps take all T steps."""
