@@ -222,7 +222,7 @@ class Run:
         which = "validation"
         if loader is None:
             rank_zero_warn(
-                "There are no validation images to set early exit on, so training images serve, of which the network is "
+                "There are no validation images to set early exit on. Training images serve, of which the network is "
                 "surer than of others: more decisions may change than exit_loss allows."
             )
             size, used, which = self.options.batch_size, self.options.num_batches, "training"

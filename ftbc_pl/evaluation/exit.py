@@ -118,7 +118,7 @@ def choose_exit_(
     confidences, chosen = (gather_over_processes(torch.cat(parts, 1), 1) for parts in zip(*found, strict=True))
     agrees = chosen == chosen[-1]
     count = agrees.shape[1]
-    if loss * (count // 2 + 1) < 1:  # one half of them decides
+    if count < math.ceil(2 / loss):
         raise ValueError(
             f"Expected at least {math.ceil(2 / loss)} images to keep to a loss of {loss:g}, got {count}: take more, or "
             "a larger loss."

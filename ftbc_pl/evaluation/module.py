@@ -108,27 +108,26 @@ class SpikingClassifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Class predicted at each step, (T, B), the probability of the last one, and the step of early exit, (B,)."""
+        """Class predicted at each step, (T, B), and the probability of the last one, (B,).
+
+        With early exit also the step at which each image stops, (B,); the probability is that of the class there.
+        """
         images = to_images(batch)
         # As in the comparison: full precision.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images)
         logits = with_classes(logits)
         predicted = predicted_classes(logits)
+        stops = logits.ndim == 3 and bool(self.snn.exit_thresholds.isfinite().any())
+        steps = exit_steps(confidence(logits), self.snn.exit_thresholds) if stops else None
         if logits.shape[2] == 1:  # a network of one output: the logit of class 1 against 0
             logits = torch.cat([torch.zeros_like(logits), logits], 2)
-        probabilities = logits[-1].softmax(1)
-        return {
-            "predicted": predicted,
-            "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),
-            "step": self._steps(logits),
-        }
+        if steps is not None:
+            at, images_of = steps - 1, torch.arange(logits.shape[1], device=logits.device)
+            probabilities = logits[at, images_of].softmax(1).gather(1, predicted[at, images_of].unsqueeze(1))
+            return {"predicted": predicted, "probability": probabilities.squeeze(1), "exit_step": steps}
+        probabilities = logits[-1].softmax(1).gather(1, predicted[-1].unsqueeze(1))
+        return {"predicted": predicted, "probability": probabilities.squeeze(1)}
 
     def _measure(self, batches: int | None) -> Measurement:
         return Measurement(self.snn, self.comparison, self._analysis, batches)
-
-    def _steps(self, logits: Tensor) -> Tensor:
-        """Step at which each image stops, (B,), by logits (T, B, C, ...); maps take all T steps."""
-        if logits.ndim > 3:
-            return torch.full((logits.shape[1],), len(logits), device=logits.device)
-        return exit_steps(confidence(logits), self.snn.exit_thresholds)
