@@ -23,7 +23,7 @@ FREE = ("label_smoothing", "channels_last", "compile")
 # Where the training that wrote a checkpoint started from: its history.
 HISTORY = ("weights", "pretrained")
 # Options of the section ftbc that say how a saved network is run, not how it was made.
-_HERE = ("enabled", "batch_size", "output_dir", "overwrite", "network", "time_chunk", "compile")
+_HERE = ("enabled", "batch_size", "output_dir", "overwrite", "network", "time_chunk", "compile", "analysis")
 
 
 def check_beside_checkpoint(given: Mapping[str, Any], recorded: Mapping[str, Any], path: str) -> dict[str, Any]:
