@@ -15,6 +15,7 @@ from ftbc_pl import calibrate_, convert, diagnose, measure_energy
 from ftbc_pl.energy import CONVENTIONS, EnergyCost, EnergyMeter
 from ftbc_pl.evaluation.exit import ExitMeter, ExitResult
 from ftbc_pl.functional.exit import choose_thresholds, confidence, decisions
+from ftbc_pl.reports.terminal import table_steps
 from ftbc_pl.simulation import SpikingNetwork
 
 
@@ -46,7 +47,7 @@ def table(ann: float, cost: EnergyCost, test: Tensor, labels: Tensor, held_out: 
         "|---|---|---|---|---|---|---|---|",
         row("ANN", ann, "", 0, cost.ann_macs, [1.0] * len(CONVENTIONS)),
     ]
-    for step in sorted({1, 2, 4, cost.num_steps - 1, cost.num_steps}):
+    for step in table_steps(cost.num_steps):
         t = step - 1
         ratios = [cost.ratio(name)[t].item() for name in CONVENTIONS]
         differ = f"{100 * (decisions(test)[t] != decisions(test)[-1]).double().mean().item():.2f} %"
@@ -71,8 +72,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--losses", type=float, nargs="+", default=[0.01, 0.005, 0.0025])
     parser.add_argument("--images", type=int, default=10_000, help="test images, spread evenly")
     parser.add_argument("--exit_images", type=int, default=4_000, help="validation images that early exit is set on")
+    parser.add_argument("--validation", type=int, default=5_000, help="validation images that were held out")
     given = parser.parse_args(args)
-    data = Cifar10(given.data)
+    data = Cifar10(given.data, validation=given.validation)
     calibration = data.calibration(200, 1, 0)
     ann = load(given.network)
     snn = convert(ann, given.num_steps, batches=calibration)
