@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def _medians(things: dict[str, Callable[[], Any]], runs: int = 5) -> dict[str, float]:
+def _medians(things: Mapping[str, Callable[[], Any]], runs: int = 5) -> dict[str, float]:
     """Median seconds of each, run in turn, after three runs that compile and record."""
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for run in range(-3, runs):

@@ -15,6 +15,27 @@ def offers_calibration_images(data: Any) -> bool:
     return hasattr(data, "calibration_dataloader")
 
 
+def held_out_loader(trainer: Trainer, count: int) -> Any:
+    """Loader of this process's share of some validation images, None where there are none.
+
+    Args:
+        trainer: The trainer, with its data.
+        count: Number of images, over all processes.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    if hasattr(data, "held_out_dataloader"):
+        return data.held_out_dataloader(count) if data.has_validation else None
+    loaders: Any = trainer.val_dataloaders
+    loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+    images: Any = getattr(loader, "dataset", None)
+    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")) or loader.batch_size is None:
+        return None
+    rank, processes = process_place()
+    own = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count][rank::processes]
+    batches = [batch.tolist() for batch in own.split(loader.batch_size)]
+    return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
+
+
 def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int) -> Any:
     """Loader of this process's share of the calibration images.
 

@@ -22,7 +22,8 @@ class PredictionWriter(BasePredictionWriter):
     """Writes one row for each image: which image, its class and probability, and the class at each timestep.
 
     The columns `file`, `class_name` and `true_class` are there where the data know them. `decided_at` is the
-    timestep from which on the class stays the same.
+    timestep from which on the class stays the same. A network with early exit has the column `exit_step`, the
+    timestep at which it stops for the image; class and probability are those of that step.
     """
 
     def __init__(self, path: str, overwrite: bool = False) -> None:
@@ -57,8 +58,12 @@ class PredictionWriter(BasePredictionWriter):
         timesteps = self._timesteps(pl_module, predictions)
         for batch, indices in zip(predictions, batch_indices[0], strict=True):
             steps = batch["predicted"].T.tolist()
-            for index, probability, classes in zip(indices, batch["probability"].tolist(), steps, strict=True):
-                rows.append((index, [f"{probability:.6f}", timesteps[decided_at(classes) - 1], *classes]))
+            exits = batch["exit_step"].tolist() if "exit_step" in batch else [None] * len(steps)
+            for index, probability, exit_step, classes in zip(
+                indices, batch["probability"].tolist(), exits, steps, strict=True
+            ):
+                decided = timesteps[decided_at(classes) - 1]
+                rows.append((index, [exit_step, f"{probability:.6f}", decided, *classes]))
         if is_distributed():
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, rows)
@@ -68,15 +73,19 @@ class PredictionWriter(BasePredictionWriter):
         # Lightning pads the last batches of a distributed run: an index that comes twice is the same image.
         unique = dict(rows)
         known = KnownImages(getattr(trainer, "datamodule", None))
+        has_exit = next(iter(unique.values()))[0] is not None
         with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             named = ["file"] * known.has_files + ["class"] + ["class_name"] * known.has_classes
             true = ["true_class"] * known.has_labels
-            writer.writerow(["index", *named, "probability", *true, "decided_at", *(f"class_T{t}" for t in timesteps)])
+            writer.writerow(
+                ["index", *named, "probability", *true, *["exit_step"] * has_exit, "decided_at"]
+                + [f"class_T{t}" for t in timesteps]
+            )
             for index in sorted(unique):
-                probability, decided, *classes = unique[index]
-                first, last = known.columns(index, classes[-1])
-                writer.writerow([index, *first, probability, *last, decided, *classes])
+                exit_step, probability, decided, *classes = unique[index]
+                first, last = known.columns(index, classes[(exit_step or len(timesteps)) - 1])
+                writer.writerow([index, *first, probability, *last, *[exit_step] * has_exit, decided, *classes])
         rank_zero_info(f"Wrote {len(unique)} predictions to {self.path}.")
 
     def _timesteps(self, module: LightningModule, predictions: Sequence[Any]) -> Sequence[int]:

@@ -3,7 +3,9 @@
 The trainer's subcommands and the callback both use a `Run`, so all of them leave the same files.
 """
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -19,17 +21,19 @@ from torch import nn
 from ftbc_pl.calibration import CalibrationReport, calibrate_
 from ftbc_pl.conversion import SpikingNetwork, convert
 from ftbc_pl.distributed import progress_bar
-from ftbc_pl.evaluation import Accuracies, Comparison
+from ftbc_pl.evaluation import Comparison, Measured, Measurement, choose_exit_
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
-from ftbc_pl.loaders import calibration_loader, offers_calibration_images
+from ftbc_pl.loaders import calibration_loader, held_out_loader, offers_calibration_images
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.tracking import logger_links
 from ftbc_pl.safety.output import OutputFolder, check_unused
 from ftbc_pl.safety.trial import check_convertible
+
+EXIT_IMAGES = 20  # times 1 / exit_loss: among so many images 20 decisions may differ
 
 
 class Settings(Callback):
@@ -143,6 +147,8 @@ class Run:
         calibration = options.part(CalibrationOptions).to_dict()
         self.report = calibrate_(snn, loader, **calibration, progress=_shows_progress(trainer))
         rank_zero_info(str(self.report))
+        if options.exit_loss is not None:
+            self.report = replace(self.report, early_exit=self._set_exit(trainer, snn, options.exit_loss))
         if self._output is not None:
             save_snn(snn, self._output.place / "snn", report=self.report)
         self.snn = snn
@@ -158,20 +164,33 @@ class Run:
             snn.compile_neurons()
         return snn
 
-    def measure(self, trainer: Trainer, snn: SpikingNetwork, loader: Iterable[Any]) -> Accuracies:
-        """Measure the accuracy at every timestep in plain code, for hooks in which Lightning can run no loop."""
+    def measure(self, trainer: Trainer, snn: SpikingNetwork, loader: Iterable[Any]) -> Measured:
+        """Measure the network on a fit's validation images in plain code, for hooks in which Lightning runs no loop."""
+        batches = sum(limit for _, limit in _validation_loaders(trainer))
         comparison = Comparison(len(snn.prediction_steps)).to(snn.device)
+        measurement = Measurement(snn, comparison, self.options.analysis, batches)
         for batch in progress_bar(loader, "Evaluating", _shows_progress(trainer)):
             images, labels = trainer.strategy.batch_to_device(batch, snn.device, 0)
-            comparison.update(snn, images, labels)
-        return comparison.compute()
+            measurement.update(images, labels)
+        return measurement.compute()
 
-    def write(self, trainer: Trainer, snn: SpikingNetwork, accuracies: Accuracies, split: str) -> None:
+    def write(self, trainer: Trainer, snn: SpikingNetwork, measured: Measured, split: str) -> None:
         """Write, log and print the results; process 0 only, no-op in others."""
         folder = self.claim(trainer)
         settings = Settings.of(trainer, self.options)
         links = logger_links(trainer.loggers, folder)
-        results = collect_results(snn, accuracies, self.report, split, yaml.safe_load(settings), links)
+        results = collect_results(
+            snn,
+            measured.accuracies,
+            self.report,
+            split,
+            yaml.safe_load(settings),
+            links,
+            energy=measured.energy,
+            energy_uncalibrated=measured.energy_uncalibrated,
+            early_exit=measured.early_exit,
+            diagnosis=measured.diagnosis,
+        )
         if self._output is not None:
             write_text_atomic(self._output.place / "config.yaml", settings)
             write_results_json(results, self._output.place)
@@ -197,6 +216,22 @@ class Run:
         names = self._output.commit()
         self._output = None
         return names
+
+    def _set_exit(self, trainer: Trainer, snn: SpikingNetwork, loss: float) -> dict[str, Any]:
+        """Choose the thresholds of early exit on validation images, or where there are none on training images."""
+        count = math.ceil(EXIT_IMAGES / loss)
+        loader = held_out_loader(trainer, count)
+        which = "validation"
+        if loader is None:
+            rank_zero_warn(
+                "There are no validation images to set early exit on. Training images serve, of which the network is "
+                "surer than of others: more decisions may change than exit_loss allows."
+            )
+            size, used, which = self.options.batch_size, self.options.num_batches, "training"
+            loader = islice(calibration_loader(trainer, size, used - (-count // size)), used, None)
+        choice = choose_exit_(snn, loader, loss, progress=_shows_progress(trainer))
+        rank_zero_info(str(choice))
+        return choice.to_dict() | {"split": which}
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
         return calibration_loader(trainer, self.options.batch_size, self.options.num_batches)

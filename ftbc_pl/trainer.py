@@ -65,7 +65,9 @@ class FTBCTrainer(Trainer):
                 model.check_classes(trainer)
             return run.make(trainer, ann)
 
-        module = SpikingClassifier(ann=network, predictions=len(run.options.prediction_steps), make=make)
+        options = run.options
+        predictions = len(options.prediction_steps)
+        module = SpikingClassifier(ann=network, predictions=predictions, make=make, analysis=options.analysis)
         self._evaluate(run, module, datamodule, "validation")
 
     def validate(  # type: ignore[override]
@@ -151,7 +153,8 @@ class FTBCTrainer(Trainer):
         run = self.run
         run.check_folder()
         snn, run.report = run.place(self, load_snn(path)), load_calibration(path)
-        self._evaluate(run, SpikingClassifier(snn, calibrated=run.report is not None), datamodule, split)
+        module = SpikingClassifier(snn, calibrated=run.report is not None, analysis=run.options.analysis)
+        self._evaluate(run, module, datamodule, split)
 
     def _evaluate(
         self, run: Run, module: SpikingClassifier, datamodule: LightningDataModule | None, split: str
@@ -161,9 +164,9 @@ class FTBCTrainer(Trainer):
         try:
             with self._bare_callbacks(run), self._full_precision(), self._own_weights():
                 loop(module, datamodule=datamodule, verbose=False)
-            if module.accuracies is None:
+            if module.measured is None:
                 raise ValueError(f"There are no {split} images to evaluate on: set data.val_split above 0.")
-            run.write(self, module.snn, module.accuracies, split)
+            run.write(self, module.snn, module.measured, split)
         except BaseException:
             run.abandon()
             raise

@@ -1,7 +1,7 @@
 """What a calibration did, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from ftbc_pl.sites import SiteRecord, waiting
@@ -10,6 +10,7 @@ from ftbc_pl.sites import SiteRecord, waiting
 OWN_OUTPUT = "own output"
 SEES_IMAGE = "nothing: its input is the image"
 NO_LAYER = "nothing: a product that is no layer"
+_PARTS = ("sites", "weights", "latency", "early_exit")
 BATCH_INSIDE = "nothing: the batch is not its first dimension"
 
 
@@ -48,6 +49,7 @@ class CalibrationReport:
         readout_weights: How much the output of each step counts in the prediction at T.
         weights: What the fit of the weights did to each layer; empty where they were kept.
         latency: Timesteps until the answer, where the schedule is `accumulate`; None: T.
+        early_exit: How early exit was set afterwards, as plain values; None where it was not.
     """
 
     solver: str
@@ -59,6 +61,7 @@ class CalibrationReport:
     readout_weights: tuple[float, ...]
     weights: tuple[WeightChange, ...] = ()
     latency: int | None = None
+    early_exit: dict[str, Any] | None = None
 
     @property
     def dead_channels(self) -> int:
@@ -71,9 +74,8 @@ class CalibrationReport:
         return sum(site.saturated_channels for site in self.sites)
 
     def cost(self) -> dict[str, Any]:
-        """Plain values for JSON: everything but the sites, the layers and what the schedule costs."""
-        left_out = ("sites", "weights", "latency")
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
+        """Plain values for JSON: everything but the sites, the layers, early exit and what the schedule costs."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _PARTS}
         return own | {
             "readout_weights": list(self.readout_weights),
             "dead_channels": self.dead_channels,
@@ -84,16 +86,20 @@ class CalibrationReport:
         """Plain values for JSON."""
         lists = {"sites": [asdict(site) for site in self.sites], "weights": [asdict(one) for one in self.weights]}
         known = {name: found for name, found in lists.items() if found or name == "sites"}
-        return self.cost() | known | ({} if self.latency is None else {"latency": self.latency})
+        alone = {"latency": self.latency, "early_exit": self.early_exit}
+        return self.cost() | known | {name: value for name, value in alone.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
-        own = {field.name: values[field.name] for field in fields(cls) if field.default is MISSING}
+        own = {field.name: values[field.name] for field in fields(cls) if field.name not in _PARTS}
         own["latency"] = values.get("latency")
         sites = tuple(SiteRecord.from_dict(site) for site in values["sites"])
         weights = tuple(WeightChange(**one) for one in values.get("weights", ()))
-        return cls(**(own | {"sites": sites, "readout_weights": tuple(values["readout_weights"]), "weights": weights}))
+        exits = values.get("early_exit")
+        early_exit = None if exits is None else dict(exits)
+        own |= {"sites": sites, "readout_weights": tuple(values["readout_weights"])}
+        return cls(**own, weights=weights, early_exit=early_exit)
 
     def __str__(self) -> str:
         """One line."""

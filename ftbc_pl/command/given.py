@@ -24,7 +24,7 @@ FREE = ("label_smoothing", "channels_last", "compile")
 HISTORY = ("weights", "pretrained")
 # Options of the section ftbc that say how a saved network is run, not how it was made.
 _HERE = (
-    *("enabled", "batch_size", "output_dir", "overwrite", "network"),
+    *("enabled", "batch_size", "output_dir", "overwrite", "network", "analysis"),
     *("time_chunk", "memory_limit", "compile", "precision"),
 )
 

@@ -219,6 +219,20 @@ class ClassificationData(LightningDataModule, ABC):
         batches = [part.tolist() for part in order[: batch_size * num_batches].split(batch_size)]
         return self._batch_loader(images, [list(process_share(batch, rank, world_size)) for batch in batches])
 
+    def held_out_dataloader(self, count: int) -> DataLoader[Batch]:
+        """Return validation images in an order fixed by the seed, each once over all processes.
+
+        Args:
+            count: Number of images; all there are if there are fewer.
+        """
+        images = self.images("val")
+        rank, world_size = process_place()
+        generator = torch.Generator().manual_seed(self.seed)
+        chosen = torch.randperm(len(images), generator=generator)[:count].tolist()
+        own = process_share(chosen, rank, world_size)
+        size = self.eval_batch_size
+        return self._batch_loader(images, [list(own[first : first + size]) for first in range(0, len(own), size)])
+
     def _evaluation_loader(self, role: Role) -> DataLoader[Batch]:
         images = self.images(role)
         return self._batch_loader(images, evaluation_batches(len(images), self.eval_batch_size, *process_place()))

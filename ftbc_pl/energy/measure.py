@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ftbc_pl.conversion.convert import to_images
-from ftbc_pl.distributed import progress_bar, sum_over_processes
+from ftbc_pl.distributed import maximum_over_processes, progress_bar, sum_over_processes
 from ftbc_pl.energy.cost import EnergyCost
 from ftbc_pl.energy.fan_out import FanOut, find_fan_out
 from ftbc_pl.functional.neuron import per_channel
@@ -62,22 +62,34 @@ class EnergyMeter:
         counts = [*self.spikes.values(), *self.sops.values()]
         images = torch.tensor([self.images], dtype=torch.float64, device=device)
         totals = sum_over_processes(torch.cat([images, *counts])).cpu()
-        if self.found is None or not totals[0]:
+        neurons, synapses, ann_macs, step_macs, static_macs = self._sizes()
+        if not totals[0]:
             raise ValueError("There is nothing to measure: the loader is empty.")
         spikes, sops = (totals[1:] / totals[0]).view(2, len(self.names), -1)
-        fan_out = self.found[1]
         return EnergyCost(
             images=int(totals[0]),
             sites=tuple(self.names),
             site_spikes=spikes,
             site_sops=sops,
-            neurons=torch.tensor([fan_out.fan_out[name].numel() for name in self.names], dtype=torch.float64),
-            synapses=sum(values.double().sum().item() for values in fan_out.fan_out.values()),
-            ann_macs=fan_out.ann_macs,
-            step_macs=fan_out.step_macs,
-            static_macs=fan_out.static_macs,
+            neurons=neurons,
+            synapses=synapses.item(),
+            ann_macs=ann_macs.item(),
+            step_macs=step_macs.item(),
+            static_macs=static_macs.item(),
             timesteps=self.snn.prediction_steps,
         )
+
+    def _sizes(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Neurons of each site, synapses and MACs of the network, also in a process that has had no images."""
+        sizes = torch.zeros(len(self.names) + 4, dtype=torch.float64)
+        if self.found is not None:
+            _, found = self.found
+            fan_out = [found.fan_out[name] for name in self.names]
+            synapses = sum(values.double().sum().item() for values in fan_out)
+            macs = (found.ann_macs, found.step_macs, found.static_macs)
+            sizes = torch.tensor([*(values.numel() for values in fan_out), synapses, *macs], dtype=torch.float64)
+        sizes = maximum_over_processes(sizes.to(self.snn.device)).cpu()
+        return sizes[:-4], sizes[-4], sizes[-3], sizes[-2], sizes[-1]
 
 
 class _Counting(Simulation):
@@ -93,10 +105,17 @@ class _Counting(Simulation):
         super().simulate(call, site, current, out)
         # The sum over the images is a multiple of what a spike adds, but for rounding.
         quantum = per_channel(site.quantum.float(), out.ndim - 1, site.channel_dim)[0]
-        fired = (out.sum(1, dtype=torch.float32) / quantum).round_().flatten(1).double()
+        fired = (_sum_over_images(out) / quantum).round_().flatten(1).double()
         steps = slice(first, site.step)
         self.meter.spikes[call.name][steps] += fired.sum(1)
         self.meter.sops[call.name][steps] += fired @ self.fan_out[call.name].flatten().double()
+
+
+def _sum_over_images(out: Tensor) -> Tensor:
+    """Sum of (K, B, C, ...) over B, (K, C, ...) float32; in the order of the memory, which is ten times as fast."""
+    dims = sorted(range(2, out.ndim), key=out.stride, reverse=True)
+    sums = out.permute(0, 1, *dims).sum(1, dtype=torch.float32)
+    return sums.permute(0, *(1 + dims.index(dim) for dim in range(2, out.ndim)))
 
 
 def measure_energy(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = True) -> EnergyCost:

@@ -4,6 +4,7 @@ from ftbc_pl.evaluation.comparison import Accuracies, Comparison
 from ftbc_pl.evaluation.diagnosis import Diagnosis, diagnose
 from ftbc_pl.evaluation.evaluate import evaluate
 from ftbc_pl.evaluation.exit import ExitChoice, ExitResult, choose_exit_, evaluate_exit
+from ftbc_pl.evaluation.measurement import Measured, Measurement
 from ftbc_pl.evaluation.metric import TimestepAccuracy
 from ftbc_pl.evaluation.outputs import evaluate_outputs
 
@@ -13,6 +14,8 @@ __all__ = [
     "Diagnosis",
     "ExitChoice",
     "ExitResult",
+    "Measured",
+    "Measurement",
     "TimestepAccuracy",
     "choose_exit_",
     "diagnose",

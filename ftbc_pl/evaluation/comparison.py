@@ -1,6 +1,8 @@
 """Accuracy of a spiking network beside that of its ANN, with and without calibration, on the same images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +52,26 @@ class Comparison(nn.Module):
             metric.reset()
 
     @torch.no_grad()
-    def update(self, snn: SpikingNetwork, images: Tensor, labels: Tensor) -> None:
+    def update(
+        self,
+        snn: SpikingNetwork,
+        images: Tensor,
+        labels: Tensor,
+        simulate_uncalibrated: Callable[[Tensor], Any] | None = None,
+        simulate: Callable[[Tensor], Any] | None = None,
+    ) -> Tensor:
         """Count the correct predictions, in full precision.
 
         Args:
             snn: The spiking network.
             images: (B, ...).
             labels: (B,), or any other form that `TimestepAccuracy` knows.
+            simulate_uncalibrated: Runs the network without calibration, such as a counter of its spikes; left out: the
+                network itself.
+            simulate: The same for the network as it is calibrated.
+
+        Returns:
+            Logits of the prediction at each step, (T, B, num_classes), calibrated where the network is.
 
         Raises:
             ValueError: The network has several outputs, or labels, images and outputs don't fit.
@@ -66,9 +81,12 @@ class Comparison(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             self.ann.update(single_output(snn.network(images)).unsqueeze(0), labels)
             with snn.uncalibrated():
-                self.uncalibrated.update(snn.readout(snn(images)), labels)
+                logits: Tensor = snn.readout((simulate_uncalibrated or snn)(images))
+            self.uncalibrated.update(logits, labels)
             if self.is_calibrated:
-                self.calibrated.update(snn.readout(snn(images)), labels)
+                logits = snn.readout((simulate or snn)(images))
+                self.calibrated.update(logits, labels)
+        return logits
 
     def compute(self) -> Accuracies:
         """The accuracies over all processes.

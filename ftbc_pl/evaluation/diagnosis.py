@@ -182,7 +182,43 @@ class _Diagnosing(Simulation):
             state.add(site, first + offset, x, spikes, self.function)
 
 
-@torch.no_grad()
+class DiagnosisMeter:
+    """Runs the ANN beside its spiking network, and adds up what sets them apart."""
+
+    def __init__(self, snn: SpikingNetwork) -> None:
+        """Start with no images."""
+        self.snn = snn
+        self.states = {call.name: _SiteSums(site) for call, site in snn.neurons()}
+        self.images = 0
+
+    @torch.no_grad()
+    def update(self, images: Tensor) -> None:
+        """Add a batch, in one forward.
+
+        Args:
+            images: (B, ...).
+        """
+        self.images += len(images)
+        begun: list[bool] = []
+        with torch.autocast(images.device.type, enabled=False):
+            self.snn.simulate(images, lambda steps: _Diagnosing(steps, _first(begun), self.states))
+
+    def compute(self) -> Diagnosis:
+        """The errors over the images of all processes.
+
+        Raises:
+            ValueError: There were no images.
+        """
+        images = int(sum_over_processes(torch.tensor([self.images], device=self.snn.device)).item())
+        if not images:
+            raise ValueError("There is nothing to diagnose: the loader is empty.")
+        for state in self.states.values():
+            for values in state.sums():
+                sum_over_processes(values)
+            maximum_over_processes(state.peaks)
+        return _diagnosis(self.snn, self.states, images)
+
+
 def diagnose(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = True) -> Diagnosis:
     """Find where a spiking network leaves its ANN, in one forward per batch.
 
@@ -195,22 +231,10 @@ def diagnose(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
     Raises:
         ValueError: The loader is empty.
     """
-    states = {call.name: _SiteSums(site) for call, site in snn.neurons()}
-    count = 0
-    with torch.autocast(snn.device.type, enabled=False):
-        for batch in progress_bar(loader, "Diagnosing", progress):
-            images = to_images(batch).to(snn.device)
-            count += len(images)
-            begun: list[bool] = []
-            snn.simulate(images, lambda steps, begun=begun: _Diagnosing(steps, _first(begun), states))  # type: ignore[misc]
-    images_seen = int(sum_over_processes(torch.tensor([count], device=snn.device)).item())
-    if not images_seen:
-        raise ValueError("There is nothing to diagnose: the loader is empty.")
-    for state in states.values():
-        for values in state.sums():
-            sum_over_processes(values)
-        maximum_over_processes(state.peaks)
-    return _diagnosis(snn, states, images_seen)
+    meter = DiagnosisMeter(snn)
+    for batch in progress_bar(loader, "Diagnosing", progress):
+        meter.update(to_images(batch).to(snn.device))
+    return meter.compute()
 
 
 def _first(begun: list[bool]) -> bool:

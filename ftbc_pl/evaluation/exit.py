@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftbc_pl.conversion.convert import to_images
-from ftbc_pl.distributed import gather_over_processes, progress_bar
+from ftbc_pl.conversion.batch import images_and_labels, to_images
+from ftbc_pl.distributed import gather_over_processes, in_any_process, progress_bar
+from ftbc_pl.evaluation.predictions import class_indices, with_classes
 from ftbc_pl.functional.exit import choose_thresholds, confidence, decisions, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -21,14 +22,20 @@ class ExitChoice:
     Attributes:
         thresholds: Confidence at which an image stops at each step, T numbers; infinite where none does.
         images: Number of calibration images.
-        loss: Share of their decisions that differ from those at T.
+        stated: Largest expected share of decisions that differ from those at T, as it was asked for.
+        loss: The share among these images.
         mean_steps: Mean step at which they stop.
     """
 
     thresholds: tuple[float, ...]
     images: int
+    stated: float
     loss: float
     mean_steps: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the thresholds are the network's."""
+        return {"images": self.images, "stated": self.stated, "loss": self.loss, "mean_steps": self.mean_steps}
 
     def __str__(self) -> str:
         """One line."""
@@ -104,13 +111,14 @@ def choose_exit_(
     """
     if not 0 < loss < 1:
         raise ValueError(f"Expected a loss in (0, 1), got {loss}: 0.005 lets half a percent of the decisions differ.")
-    found = [(confidence(logits), decisions(logits)) for logits, _ in _predictions(snn, loader, progress)]
-    if not found:
+    predicted = (_predict(snn, to_images(batch)) for batch in progress_bar(loader, "Early exit", progress))
+    found = [(confidence(logits), decisions(logits)) for logits in predicted]
+    if in_any_process(not found, snn.device):
         raise ValueError("There is nothing to set early exit on: the loader is empty.")
     confidences, chosen = (gather_over_processes(torch.cat(parts, 1), 1) for parts in zip(*found, strict=True))
     agrees = chosen == chosen[-1]
     count = agrees.shape[1]
-    if loss * (count // 2 + 1) < 1:  # one half of them decides
+    if count < math.ceil(2 / loss):
         raise ValueError(
             f"Expected at least {math.ceil(2 / loss)} images to keep to a loss of {loss:g}, got {count}: take more, or "
             "a larger loss."
@@ -122,9 +130,60 @@ def choose_exit_(
     return ExitChoice(
         thresholds=tuple(snn.exit_thresholds.tolist()),
         images=count,
+        stated=loss,
         loss=wrong.double().mean().item(),
         mean_steps=steps.double().mean().item(),
     )
+
+
+class ExitMeter:
+    """Adds up what early exit does, from predictions that were made anyway."""
+
+    def __init__(self, thresholds: Tensor) -> None:
+        """Start with no images.
+
+        Args:
+            thresholds: Confidence at which an image stops at each step, (T,).
+        """
+        self.thresholds = thresholds
+        self.steps: list[Tensor] = []
+        self.right: list[Tensor] = []
+        self.agree: list[Tensor] = []
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            logits: Logits of the prediction at each step, (T, B, classes); of a network of one output (T, B, 1) or
+                (T, B).
+            labels: (B,), or any other form that `ftbc_pl.evaluation.predictions.class_indices` knows.
+        """
+        logits = with_classes(logits)
+        chosen = decisions(logits)
+        steps = exit_steps(confidence(logits), self.thresholds)
+        self.steps.append(steps)
+        self.right.append(chosen == class_indices(labels.to(chosen.device), logits))
+        self.agree.append(chosen.gather(0, (steps - 1).unsqueeze(0)).squeeze(0) == chosen[-1])
+
+    def compute(self) -> ExitResult:
+        """Accuracy and steps over the images of all processes.
+
+        Raises:
+            ValueError: There were no images.
+        """
+        own, device = len(self.thresholds), self.thresholds.device
+        none = torch.zeros(own, 0, dtype=torch.bool, device=device)  # of a process without images
+        steps = gather_over_processes(torch.cat([*self.steps, none[0].long()]), 0)
+        right = gather_over_processes(torch.cat([*self.right, none], 1), 1)
+        agree = gather_over_processes(torch.cat([*self.agree, none[0]]), 0)
+        if not len(steps):
+            raise ValueError("There is nothing to evaluate: the loader is empty.")
+        return ExitResult(
+            accuracy=right.gather(0, (steps - 1).unsqueeze(0)).double().mean().item(),
+            accuracy_fixed=right.double().mean(1).cpu(),
+            loss=1 - agree.double().mean().item(),
+            steps=steps.cpu(),
+        )
 
 
 @torch.no_grad()
@@ -141,36 +200,20 @@ def evaluate_exit(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool 
     Raises:
         ValueError: The loader is empty.
     """
-    all_steps, all_right, all_agree = [], [], []
-    for logits, labels in _predictions(snn, loader, progress):
-        chosen = decisions(logits)
-        steps = exit_steps(confidence(logits), snn.exit_thresholds)
-        all_steps.append(steps)
-        all_right.append(chosen == labels.to(chosen.device).reshape(-1))
-        all_agree.append(chosen.gather(0, (steps - 1).unsqueeze(0)).squeeze(0) == chosen[-1])
-    if not all_steps:
-        raise ValueError("There is nothing to evaluate: the loader is empty.")
-    steps = gather_over_processes(torch.cat(all_steps), 0)
-    right = gather_over_processes(torch.cat(all_right, 1), 1)
-    agree = gather_over_processes(torch.cat(all_agree), 0)
-    return ExitResult(
-        accuracy=right.gather(0, (steps - 1).unsqueeze(0)).double().mean().item(),
-        accuracy_fixed=right.double().mean(1).cpu(),
-        loss=1 - agree.double().mean().item(),
-        steps=steps.cpu(),
-    )
+    meter = ExitMeter(snn.exit_thresholds)
+    for batch in progress_bar(loader, "Early exit", progress):
+        images, labels = images_and_labels(batch)
+        meter.update(_predict(snn, images), labels)
+    return meter.compute()
 
 
-def _predictions(snn: SpikingNetwork, loader: Iterable[Any], progress: bool) -> Iterable[tuple[Tensor, Any]]:
-    """Logits at each step, (T, B, classes), and the labels where a batch has some."""
+def _predict(snn: SpikingNetwork, images: Tensor) -> Tensor:
+    """Logits of the prediction at each step, (T, B, classes)."""
     if len(snn.prediction_steps) < snn.num_steps:
         raise ValueError(
             "Early exit needs the schedule 'stream': by 'accumulate' there is one answer, after depth × T timesteps."
         )
-    for batch in progress_bar(loader, "Early exit", progress):
-        outputs = snn(to_images(batch).to(snn.device))
-        if not isinstance(outputs, Tensor) or outputs.ndim != 3:
-            raise ValueError(
-                "Early exit needs one output (T, B, classes): this network is no classifier of one output."
-            )
-        yield snn.readout(outputs), None if isinstance(batch, Tensor) else batch[1]
+    outputs = snn(images.to(snn.device))
+    if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3):
+        raise ValueError("Early exit needs one output (T, B, classes): this network is no classifier of one output.")
+    return with_classes(snn.readout(outputs))  # type: ignore[no-any-return]

@@ -1,5 +1,6 @@
 """The LightningModule that runs a spiking network in Lightning's validation, test and predict loops."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ftbc_pl.conversion.batch import images_and_labels, to_images
-from ftbc_pl.evaluation.comparison import Accuracies, Comparison
+from ftbc_pl.evaluation.comparison import Comparison
+from ftbc_pl.evaluation.measurement import Measured, Measurement
 from ftbc_pl.evaluation.predictions import predicted_classes, with_classes
 from ftbc_pl.functional.exit import confidence, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
@@ -19,7 +21,7 @@ class SpikingClassifier(LightningModule):
 
     Attributes:
         snn: The spiking network.
-        accuracies: What the last evaluation measured.
+        measured: What the last evaluation measured.
     """
 
     snn: SpikingNetwork
@@ -32,6 +34,7 @@ class SpikingClassifier(LightningModule):
         ann: nn.Module | None = None,
         predictions: int | None = None,
         make: Callable[[Trainer, nn.Module], SpikingNetwork] | None = None,
+        analysis: bool = True,
     ) -> None:
         """Create the module.
 
@@ -41,6 +44,7 @@ class SpikingClassifier(LightningModule):
             ann: The network to make it of.
             predictions: How many predictions it will make for an image: T, or 1 by the schedule `accumulate`.
             make: Makes it, once.
+            analysis: Whether to count spikes and to compare the sites with the ANN as well.
         """
         super().__init__()
         if snn is not None:
@@ -48,7 +52,9 @@ class SpikingClassifier(LightningModule):
         assert predictions is not None
         self.comparison = Comparison(predictions, calibrated)
         self._ann, self._make = [ann], make  # in a list: no part of this module
-        self.accuracies: Accuracies | None = None
+        self._analysis = analysis
+        self._measurement: Measurement | None = None
+        self.measured: Measured | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -80,16 +86,19 @@ class SpikingClassifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self.comparison.reset()
+        batches = sum(self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_val_batches)
+        self._measurement = self._measure(int(batches) if math.isfinite(batches) else None)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Count correct predictions of the ANN and of the spiking network."""
-        images, labels = images_and_labels(batch)
-        self.comparison.update(self.snn, images, labels)
+        """Measure the ANN and the spiking network on a batch."""
+        self._measurement = self._measurement or self._measure(None)
+        self._measurement.update(*images_and_labels(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Compute the accuracies over all processes."""
-        self.accuracies = found = self.comparison.compute()
+        """Put together what all processes have measured."""
+        assert self._measurement is not None
+        self.measured = self._measurement.compute()
+        found = self.measured.accuracies
         # Computed over all processes already.
         shown = {"ann/accuracy": found.ann, "snn/final_accuracy": (found.calibrated or found.uncalibrated)[-1]}
         self.log_dict(shown, prog_bar=True, logger=False, sync_dist=True)
@@ -99,24 +108,26 @@ class SpikingClassifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Class predicted at each step, (T, B), the probability of the last one, and the step of early exit, (B,)."""
+        """Class predicted at each step, (T, B), and the probability of the last one, (B,).
+
+        With early exit also the step at which each image stops, (B,); the probability is that of the class there.
+        """
         images = to_images(batch)
         # As in the comparison: full precision.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images)
         logits = with_classes(logits)
         predicted = predicted_classes(logits)
+        stops = logits.ndim == 3 and bool(self.snn.exit_thresholds.isfinite().any())
+        steps = exit_steps(confidence(logits), self.snn.exit_thresholds) if stops else None
         if logits.shape[2] == 1:  # a network of one output: the logit of class 1 against 0
             logits = torch.cat([torch.zeros_like(logits), logits], 2)
-        probabilities = logits[-1].softmax(1)
-        return {
-            "predicted": predicted,
-            "probability": probabilities.gather(1, predicted[-1].unsqueeze(1)).squeeze(1),
-            "step": self._steps(logits),
-        }
+        if steps is not None:
+            at, images_of = steps - 1, torch.arange(logits.shape[1], device=logits.device)
+            probabilities = logits[at, images_of].softmax(1).gather(1, predicted[at, images_of].unsqueeze(1))
+            return {"predicted": predicted, "probability": probabilities.squeeze(1), "exit_step": steps}
+        probabilities = logits[-1].softmax(1).gather(1, predicted[-1].unsqueeze(1))
+        return {"predicted": predicted, "probability": probabilities.squeeze(1)}
 
-    def _steps(self, logits: Tensor) -> Tensor:
-        """Step at which each image stops, (B,), by logits (T, B, C, ...); maps take all T steps."""
-        if logits.ndim > 3 or len(logits) == 1:
-            return torch.full((logits.shape[1],), self.snn.num_steps, device=logits.device)
-        return exit_steps(confidence(logits), self.snn.exit_thresholds)
+    def _measure(self, batches: int | None) -> Measurement:
+        return Measurement(self.snn, self.comparison, self._analysis, batches)

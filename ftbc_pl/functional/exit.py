@@ -1,8 +1,8 @@
 """Early exit: an image stops at the first step whose prediction is confident enough.
 
 Thresholds of the confidence are chosen on images without labels, for a stated share of decisions that differ from those
-at the last step. One error more than was counted, on images without a part in the thresholds, keeps the expected share
-on new images below the stated one: conformal risk control (Angelopoulos et al., ICLR 2024).
+at the last step. Errors are counted on images without a part in the thresholds, and one more is assumed than was
+found, as in conformal risk control (Angelopoulos et al., ICLR 2024), so that the share on new images keeps to it.
 """
 
 import torch
@@ -12,7 +12,6 @@ NEVER = float("inf")  # the threshold of a step at which no image stops
 _LEVELS = 200
 _ITERATIONS = 30
 _RIDGE = 1e-2  # keeps the regression finite where no decision is wrong
-_ROUNDING = 1e-9  # of confidences at 0 and 1
 
 
 def with_both_classes(logits: Tensor) -> Tensor:
@@ -26,8 +25,11 @@ def decisions(logits: Tensor) -> Tensor:
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """Margin: probability of the first class less that of the second, in 0..1, of logits (..., K)."""
-    first, second = with_both_classes(logits).double().softmax(-1).topk(2).values.unbind(-1)
+    """Margin: logit of the first class less that of the second, 0 or more, of logits (..., K).
+
+    It is the logarithm of how many times more probable the first class is.
+    """
+    first, second = with_both_classes(logits).double().topk(2).values.unbind(-1)
     return first - second
 
 
@@ -50,9 +52,9 @@ def choose_thresholds(confidences: Tensor, agrees: Tensor, loss: float) -> Tenso
     """Choose the lowest thresholds that keep to the stated loss.
 
     An image may stop where it is wrong with a probability of at most one level, the same for all steps. How probable
-    that is at a confidence, a logistic regression says for each step (Platt, 1999), found on one half of the images.
-    The other half, which has no part in it, tells the highest level that keeps to the loss. With one half for both,
-    the loss on new images would be larger than the one that was counted.
+    that is at a confidence, a logistic regression says for each step (Platt, 1999). The highest level is taken that
+    keeps to the loss where each half of the images is judged by regressions on the other half. With regressions that
+    have seen the images, the loss on new ones would be larger than the one that was counted.
 
     Args:
         confidences: Confidence of the prediction at each step, (T, N).
@@ -63,42 +65,43 @@ def choose_thresholds(confidences: Tensor, agrees: Tensor, loss: float) -> Tenso
         Thresholds, (T,) float64; infinite where no image may stop.
     """
     levels = torch.logspace(-3, 2, _LEVELS, dtype=torch.float64, device=confidences.device).mul(loss).clamp(max=0.9)
-    thresholds = torch.full((_LEVELS, len(confidences)), NEVER, dtype=torch.float64, device=confidences.device)
-    for step in range(len(confidences) - 1):
-        thresholds[:, step] = _thresholds(confidences[step, ::2], agrees[step, ::2], levels)
-    best = torch.full_like(thresholds[0], NEVER)
-    for candidate in thresholds:
-        steps = exit_steps(confidences[:, 1::2], candidate)
-        wrong = int((~agrees[:, 1::2].gather(0, (steps - 1).unsqueeze(0))).sum())
-        if wrong + 1 > loss * (len(steps) + 1):
-            break
-        best = candidate
-    return best
+    wrong = torch.zeros(_LEVELS, dtype=torch.int64, device=confidences.device)
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    for fitted, judged in ((even, odd), (odd, even)):
+        candidates = _thresholds(confidences[:, fitted], agrees[:, fitted], levels)
+        wrong += _wrong_decisions(confidences[:, judged], agrees[:, judged], candidates)
+    keeps = wrong + 1 <= loss * (confidences.shape[1] + 1)
+    count = int(keeps.long().cumprod(0).sum())  # levels up to the first that does not
+    if not count:
+        return torch.full_like(confidences[:, 0], NEVER, dtype=torch.float64)
+    return _thresholds(confidences, agrees, levels)[count - 1]
+
+
+def _wrong_decisions(confidences: Tensor, agrees: Tensor, candidates: Tensor) -> Tensor:
+    """Number of images that stop at a decision that is not that at T, (K,), for thresholds (K, T)."""
+    steps = torch.stack([exit_steps(confidences, thresholds) for thresholds in candidates])
+    return (~agrees).gather(0, steps - 1).sum(1)
 
 
 def _thresholds(confidences: Tensor, agrees: Tensor, levels: Tensor) -> Tensor:
-    """For each level, the confidence at which a decision is wrong with that probability.
+    """For each level (K,) the confidence at each step at which a decision is wrong with that probability, (K, T)."""
+    last = torch.full_like(levels, NEVER)
+    steps = [_step_thresholds(*step, levels) for step in zip(confidences[:-1], agrees[:-1], strict=True)]
+    return torch.stack([*steps, last], 1)
 
-    Args:
-        confidences: Of one step, (N,), in 0..1.
-        agrees: Whether the decision is that at T, (N,).
-        levels: Probabilities, (K,).
 
-    Returns:
-        (K,), infinite where confidence says nothing.
-    """
-    features = torch.stack([torch.ones_like(confidences).double(), _log_odds(confidences)], 1)
-    wrong, weights = (~agrees).double(), features.new_zeros(2)
+def _step_thresholds(confidences: Tensor, agrees: Tensor, levels: Tensor) -> Tensor:
+    """The same at one step, of confidences and agreements (N,); (K,), infinite where confidence says nothing."""
+    spread, mean = torch.std_mean(confidences.double())
+    wrong = (~agrees).double()
+    features = torch.stack([torch.ones_like(wrong), (confidences - mean) / spread], 1)
+    weights = features.new_zeros(2)
     ridge = _RIDGE * torch.eye(2, dtype=torch.float64, device=features.device)
-    for _ in range(_ITERATIONS):  # Newton's
+    for _ in range(_ITERATIONS if bool(spread > 0) else 0):  # Newton's
         probability = (features @ weights).sigmoid()
         gradient = features.T @ (probability - wrong) + ridge @ weights
         curvature = (features.T * (probability * (1 - probability))) @ features + ridge
         weights = weights - torch.linalg.solve(curvature, gradient)
     if not (bool(weights.isfinite().all()) and weights[1] < 0):
         return torch.full_like(levels, NEVER)
-    return ((torch.logit(levels) - weights[0]) / weights[1]).sigmoid()
-
-
-def _log_odds(confidences: Tensor) -> Tensor:
-    return torch.logit(confidences.double(), eps=_ROUNDING)
+    return mean + spread * (torch.logit(levels) - weights[0]) / weights[1]

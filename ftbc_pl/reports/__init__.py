@@ -2,7 +2,8 @@
 
 from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_figure
 from ftbc_pl.reports.html import report_html, write_report_html
-from ftbc_pl.reports.panels import PANELS, Drawing, Listing, Panel, Table
+from ftbc_pl.reports.panels import PANELS
+from ftbc_pl.reports.parts import Drawing, Listing, Panel, Table
 from ftbc_pl.reports.results import (
     RunResults,
     read_results_json,

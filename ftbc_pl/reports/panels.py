@@ -3,55 +3,19 @@
 `PANELS.append(my_panel)` adds one; a function that returns None shows nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import yaml
-from matplotlib.figure import Figure
 
-from ftbc_pl.reports.figures import accuracy_figure, bias_figure, energy_figure, error_figure, firing_rate_figure
+from ftbc_pl.reports.cost_panels import diagnosis_panel, early_exit_panel, energy_panel, exit_rows
+from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_figure
+from ftbc_pl.reports.parts import Drawing, Listing, Panel, Table
 from ftbc_pl.reports.results import RunResults, to_plain
 from ftbc_pl.reports.sites import NOTHING, bias_by_site, rate_by_site, site_cells
-from ftbc_pl.reports.wording import closing_lines, image_count, latency, percent, summary_line
+from ftbc_pl.reports.wording import image_count, latency, percent, summary_line
 
 ROWS_SIDE_BY_SIDE = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A figure, and what it shows in words, for readers who don't see it."""
-
-    figure: Figure
-    alt: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows of texts under titles of columns; the first column names its row."""
-
-    label: str
-    columns: Sequence[str]
-    rows: Iterable[Sequence[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """A text with its own line breaks."""
-
-    label: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One section of the page: title, a sentence, then drawings, tables and listings in this order."""
-
-    title: str
-    note: str = ""
-    drawings: Sequence[Drawing] = ()
-    tables: Sequence[Table] = ()
-    listings: Sequence[Listing] = ()
 
 
 def key_figures(results: RunResults) -> list[tuple[str, str]]:
@@ -82,7 +46,7 @@ def accuracy_panel(results: RunResults) -> Panel:
         for name, part in results.energy["conventions"].items():
             columns[f"energy / ANN, {name}"] = [f"{100 * ratio:.1f} %" for ratio in part["ratio"]]
     columns["ANN"] = [percent(results.ann_accuracy, results)] * len(results.steps)
-    rows = list(zip(*columns.values(), strict=True))
+    rows = [*zip(*columns.values(), strict=True), *exit_rows(results, list(columns))]
     gain = "; gain in points" if "gain" in columns else ""
     blocks = [rows[first : first + ROWS_SIDE_BY_SIDE] for first in range(0, len(rows), ROWS_SIDE_BY_SIDE)]
     return Panel(
@@ -193,62 +157,6 @@ def settings_panel(results: RunResults) -> Panel | None:
         versions = "\n".join(f"{name} {version}" for name, version in results.versions.items())
         listings.append(Listing(label="Versions", text=versions))
     return Panel(title="Settings", listings=listings) if listings else None
-
-
-def early_exit_panel(results: RunResults) -> Panel | None:
-    """What early exit does."""
-    if results.early_exit is None:
-        return None
-    found = results.early_exit
-    rows = [
-        ("accuracy", percent(found["accuracy"], results)),
-        ("mean number of steps", f"{found['mean_steps']:.2f}"),
-        ("90 % of the images within", str(found["percentile_90"])),
-        ("decisions that differ from those at T", f"{100 * found['loss']:.2f} %"),
-    ]
-    rows += [(f"images that stop at t = {t}", f"{count:,}") for t, count in enumerate(found["images_by_step"], 1)]
-    note = "An image stops at the first step whose prediction is confident enough; see the star in the first figure."
-    return Panel(
-        title="Early exit", note=note, tables=[Table(label="Early exit", columns=["fact", "value"], rows=rows)]
-    )
-
-
-def energy_panel(results: RunResults) -> Panel | None:
-    """Synaptic operations, MACs and energy up to each step."""
-    if results.energy is None:
-        return None
-    cost = results.energy
-    columns = {
-        "t": [str(t) for t in results.steps],
-        "synaptic operations": [f"{value:,.0f}" for value in cost["sops"]],
-        "MACs": [f"{value:,.0f}" for value in cost["macs"]],
-        "additions in neurons": [f"{value:,.0f}" for value in cost["neuron_operations"]],
-        "firing rate": [f"{value:.4f}" for value in cost["firing_rate"]],
-    }
-    for name, part in cost["conventions"].items():
-        columns[f"µJ, {name}"] = [f"{1e6 * value:.3g}" for value in part["joules"]]
-        columns[f"ANN cheaper above rate, {name}"] = [f"{value:.3g}" for value in part["break_even_rate"]]
-    sources = "; ".join(f"{name}: {part['source']}" for name, part in cost["conventions"].items())
-    ann = ", ".join(f"{1e6 * part['ann_joules']:.3g} µJ ({name})" for name, part in cost["conventions"].items())
-    note = (
-        f"For an image, up to t. The ANN has {cost['ann_macs']:,.0f} MACs, {ann}. Firing rates are means over "
-        f"synapses. Additions in neurons are not priced. {cost['not_counted']} {sources}."
-    )
-    alt = f"Accuracy against energy. {' '.join(closing_lines(results)[:2])}"
-    table = Table(label="Operations and energy", columns=list(columns), rows=list(zip(*columns.values(), strict=True)))
-    return Panel(title="Energy", note=note, drawings=[Drawing(figure=energy_figure(results), alt=alt)], tables=[table])
-
-
-def diagnosis_panel(results: RunResults) -> Panel | None:
-    """What each site adds to the error, and what would help."""
-    if not results.diagnosis:
-        return None
-    advice = list(results.diagnosis["advice"])
-    alt = f"Heat map of the error that each site adds at each step. {' '.join(advice)}"
-    listing = Listing(label="The sites that add most", text="\n".join(advice))
-    note = "Norm of what the neurons of a site add, given their real input, divided by that of the ANN's activation."
-    drawing = Drawing(figure=error_figure(results), alt=alt)
-    return Panel(title="Where the accuracy is lost", note=note, drawings=[drawing], listings=[listing])
 
 
 # In the order of the page.

@@ -31,6 +31,10 @@ def curve_rows(results: RunResults) -> list[dict[str, float]]:
             "snn/sops": results.energy["sops"],
             "snn/energy_ratio": results.energy["conventions"][CONVENTION]["ratio"],
         }
+        before = results.energy.get("uncalibrated")
+        if before is not None:
+            ratio = before["ratio"][CONVENTION]
+            curves |= {"snn/sops_uncalibrated": before["sops"], "snn/energy_ratio_uncalibrated": ratio}
     return [
         {STEP_KEY: step, **{key: accuracies[index] for key, accuracies in curves.items()}}
         for index, step in enumerate(results.steps)
@@ -42,9 +46,10 @@ def summary_metrics(results: RunResults) -> dict[str, float]:
 
     `snn/accuracy_T4` is the calibrated accuracy at t = 4, `snn/accuracy_final` the accuracy at t = T whatever T is,
     calibrated where calibration ran. `snn/energy_ratio_T4` is the energy up to t = 4 as a share of the ANN's, by the
-    45 nm convention, `snn/sops_T4` the synaptic operations for an image, where they were measured. `snn/latency` is the
-    number of timesteps that the answer takes: T, unless the schedule is `accumulate`. The cost of
-    calibration is `calibration/images`, `…/forward_passes`, `…/seconds`.
+    45 nm convention, `snn/sops_T4` the synaptic operations for an image, where they were measured; `…_final` are those
+    at t = T, `snn/exit_energy_ratio` is the energy with early exit. `snn/latency` is the number of timesteps that the
+    answer takes: T, unless the schedule is `accumulate`. The cost of calibration is `calibration/images`,
+    `…/forward_passes`, `…/seconds`.
     """
     metrics: dict[str, float] = {"ann/accuracy": results.ann_accuracy, "snn/accuracy_final": results.accuracy_final}
     for name, accuracies in results.curves.items():
@@ -52,10 +57,15 @@ def summary_metrics(results: RunResults) -> dict[str, float]:
     if results.latency is not None:
         metrics["snn/latency"] = results.latency
     if results.energy is not None:
-        for row in curve_rows(results):
-            metrics |= {f"{key}_T{row[STEP_KEY]}": row[key] for key in ("snn/sops", "snn/energy_ratio")}
+        keys = ("snn/sops", "snn/energy_ratio")
+        rows = curve_rows(results)
+        for row in rows:
+            metrics |= {f"{key}_T{row[STEP_KEY]}": row[key] for key in keys}
+        metrics |= {f"{key}_final": rows[-1][key] for key in keys}
     if results.early_exit is not None:
         metrics |= {f"snn/exit_{key}": results.early_exit[key] for key in ("accuracy", "mean_steps", "percentile_90")}
+        if "ratio" in results.early_exit:
+            metrics["snn/exit_energy_ratio"] = results.early_exit["ratio"][CONVENTION]
     for key, value in (results.calibration or {}).items():
         if isinstance(value, int | float):
             metrics[f"calibration/{key}"] = value

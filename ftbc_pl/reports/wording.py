@@ -46,23 +46,38 @@ def latency(results: RunResults) -> str:
 
 def closing_lines(results: RunResults) -> list[str]:
     """What was measured beside the accuracy: energy (two lines), early exit, and the sites that need mending."""
-    lines = []
-    if results.energy is not None:
-        cost = results.energy
-        lines.append(
-            f"{cost['sops'][-1]:,.0f} synaptic operations and {cost['macs'][-1]:,.0f} MACs for an image at T = "
-            f"{results.num_steps}, the ANN has {cost['ann_macs']:,.0f} MACs."
-        )
-        ratios = [f"{100 * part['ratio'][-1]:.1f} % ({name})" for name, part in cost["conventions"].items()]
-        lines.append(f"Energy, as a share of the ANN's: {', '.join(ratios)}. {cost['not_counted']}")
-    if results.early_exit is not None:
-        found = results.early_exit
-        accuracy, mean = percent(found["accuracy"], results), found["mean_steps"]
-        lines.append(
-            f"Early exit: {accuracy} after {mean:.2f} steps in the mean, 90 % of the images within "
-            f"{found['percentile_90']}."
-        )
-    return lines + list((results.diagnosis or {}).get("advice", ()))
+    return [*_energy_lines(results), *_exit_lines(results), *(results.diagnosis or {}).get("advice", ())]
+
+
+def _energy_lines(results: RunResults) -> list[str]:
+    if results.energy is None:
+        return []
+    cost = results.energy
+    before = cost.get("uncalibrated")
+    uncalibrated = "" if before is None else f" ({before['sops'][-1]:,.0f} without calibration)"
+    first = (
+        f"{cost['sops'][-1]:,.0f} synaptic operations{uncalibrated} and {cost['macs'][-1]:,.0f} MACs for an image at "
+        f"T = {results.num_steps}, the ANN has {cost['ann_macs']:,.0f} MACs; counted on {cost['images']:,} images."
+    )
+    ratios = [f"{100 * part['ratio'][-1]:.1f} % ({name})" for name, part in cost["conventions"].items()]
+    return [first, f"Energy, as a share of the ANN's: {', '.join(ratios)}. {cost['not_counted']}"]
+
+
+def _exit_lines(results: RunResults) -> list[str]:
+    if results.early_exit is None:
+        return []
+    found = results.early_exit
+    energy = "".join(f", {100 * ratio:.1f} % of the ANN's energy ({name})" for name, ratio in exit_ratios(results))
+    return [
+        f"Early exit: {percent(found['accuracy'], results)} after {found['mean_steps']:.2f} steps in the mean, 90 % of "
+        f"the images within {found['percentile_90']}; {100 * found['loss']:.2f} % of the decisions differ from those "
+        f"at T{energy}."
+    ]
+
+
+def exit_ratios(results: RunResults) -> list[tuple[str, float]]:
+    """Mean energy with early exit as a share of the ANN's, by convention; empty where it was not measured."""
+    return list((results.early_exit or {}).get("ratio", {}).items())
 
 
 def facts(results: RunResults) -> dict[str, str]:

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ftbc_pl import calibrate_, choose_exit_, convert, evaluate, evaluate_exit, load_snn, save_snn
+from ftbc_pl.functional import exit as functions
 from ftbc_pl.functional.exit import choose_thresholds, confidence, decisions, exit_steps
 from tests.digits import body, classifier, digits
 from tests.networks import images, small_cnn
@@ -33,9 +32,9 @@ def test_an_image_stops_at_the_first_step_whose_threshold_it_reaches():
 
 def test_confidence_is_the_margin_of_the_two_first_classes():
     logits = torch.tensor([[0.5, 0.2, 0.3]]).log()
-    assert confidence(logits).item() == pytest.approx(0.2)
+    assert confidence(logits).item() == pytest.approx(math.log(0.5 / 0.3))
     one_output = torch.tensor([[math.log(3)], [-math.log(3)]])  # probabilities of class 1: 3/4 and 1/4
-    assert confidence(one_output).tolist() == pytest.approx([0.5, 0.5])
+    assert confidence(one_output).tolist() == pytest.approx([math.log(3), math.log(3)])
     assert decisions(one_output).tolist() == [1, 0]
 
 
@@ -53,12 +52,37 @@ def share_wrong(confidences, agrees, thresholds):
     return (~agrees.gather(0, (steps - 1).unsqueeze(0))).double().mean().item()
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([0.005, 0.02, 0.05]))
-def test_on_the_half_that_decides_the_loss_is_kept(seed, loss):
-    confidences, agrees = drawn(400, seed)
-    thresholds = choose_thresholds(confidences, agrees, loss)
-    assert share_wrong(confidences[:, 1::2], agrees[:, 1::2], thresholds) <= loss
+@pytest.mark.parametrize("loss", [0.01, 0.05])
+@pytest.mark.parametrize("seed", range(5))
+def test_where_confidence_tells_all_images_stop_just_there(seed, loss):
+    sure, _ = drawn(400, seed)
+    agrees = sure > 0.3
+    agrees[-1] = True
+    thresholds = choose_thresholds(sure, agrees, loss)
+    assert (thresholds[:-1] - 0.3).abs().max() < 0.05
+    assert thresholds[-1] == math.inf
+    assert (exit_steps(sure, thresholds) == 1).double().mean() > 0.6
+
+
+def test_each_half_is_judged_by_the_other():
+    """The level is the highest that keeps to the loss on images that the regressions have not seen."""
+    confidences, agrees = drawn(300, 3)
+    count, loss = confidences.shape[1], 0.03
+    levels = torch.logspace(-3, 2, functions._LEVELS, dtype=torch.float64).mul(loss).clamp(max=0.9)
+    halves = [list(range(0, count, 2)), list(range(1, count, 2))]
+    kept = -1
+    for number in range(len(levels)):
+        wrong = 0
+        for fitted, judged in (halves, halves[::-1]):
+            candidates = functions._thresholds(confidences[:, fitted], agrees[:, fitted], levels)[number]
+            steps = exit_steps(confidences[:, judged], candidates).tolist()
+            wrong += sum(not agrees[step - 1, image] for step, image in zip(steps, judged, strict=True))
+        if (wrong + 1) / (count + 1) > loss:
+            break
+        kept = number
+    assert 0 <= kept < len(levels) - 1
+    expected = functions._thresholds(confidences, agrees, levels)[kept]
+    assert torch.equal(choose_thresholds(confidences, agrees, loss), expected)
 
 
 def test_on_new_images_the_loss_is_kept_in_the_mean():

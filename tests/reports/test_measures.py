@@ -22,9 +22,11 @@ def measured():
     report = calibrate_(snn, [batch[:100]], progress=False)
     choose_exit_(snn, loader, loss=0.02, progress=False)
     accuracy = evaluate(snn, loader, progress=False).tolist()
+    with snn.uncalibrated():
+        before = measure_energy(snn, loader, progress=False)
     return collect_results(
         snn, Accuracies(0.9, accuracy, accuracy, 400), report, "test", {},
-        energy=measure_energy(snn, loader, progress=False),
+        energy=measure_energy(snn, loader, progress=False), energy_uncalibrated=before,
         early_exit=evaluate_exit(snn, loader, progress=False),
         diagnosis=diagnose(snn, loader, progress=False),
     )  # fmt: skip
@@ -44,7 +46,9 @@ def test_the_terminal_has_two_lines_of_energy_one_of_early_exit_and_the_advice(m
     assert "synaptic operations" in lines[-5]
     assert "(45nm)" in lines[-4]
     assert "(neuromorphic)" in lines[-4]
+    assert f"({measured.energy['uncalibrated']['sops'][-1]:,.0f} without calibration)" in lines[-5]
     assert lines[-3].startswith("Early exit")
+    assert f"{100 * measured.early_exit['ratio']['45nm']:.1f} % of the ANN's energy (45nm)" in lines[-3]
 
 
 def test_the_page_shows_them(measured):
@@ -55,6 +59,9 @@ def test_the_page_shows_them(measured):
         "Early exit",
         "Where the accuracy is lost",
         "energy / ANN",
+        f"{measured.early_exit['mean_steps']:.2f} (early exit)",
+        "Spikes and synaptic operations by site and step",
+        "without calibration",
     ):
         assert text in page
     without = report_html(make_results(STEPS))
@@ -68,7 +75,11 @@ def test_the_logs_have_a_curve_and_flat_keys(measured):
     ratio = measured.energy["conventions"]["45nm"]["ratio"]
     assert [row["snn/energy_ratio"] for row in rows] == ratio
     assert [row["snn/sops"] for row in rows] == measured.energy["sops"]
-    assert summary["snn/energy_ratio_T4"] == ratio[3]
+    assert [row["snn/sops_uncalibrated"] for row in rows] == measured.energy["uncalibrated"]["sops"]
+    before = measured.energy["uncalibrated"]["ratio"]["45nm"]
+    assert [row["snn/energy_ratio_uncalibrated"] for row in rows] == before
+    assert summary["snn/energy_ratio_T4"] == summary["snn/energy_ratio_final"] == ratio[3]
+    assert summary["snn/exit_energy_ratio"] == measured.early_exit["ratio"]["45nm"] <= ratio[3]
     assert summary["snn/sops_T1"] == measured.energy["sops"][0]
     assert summary["snn/exit_mean_steps"] == measured.early_exit["mean_steps"]
     assert "snn/energy_ratio" not in curve_rows(make_results(STEPS))[0]
