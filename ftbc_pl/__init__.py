@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ftbc_pl.layers import Activation as Activation
     from ftbc_pl.layers import register_activation as register_activation
     from ftbc_pl.models import create_network as create_network
+    from ftbc_pl.options import PAPER as PAPER
     from ftbc_pl.trainer import FTBCTrainer as FTBCTrainer
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _HOMES = {
     "EnergyCost": "ftbc_pl.energy",
     "FTBC": "ftbc_pl.callbacks",
     "FTBCTrainer": "ftbc_pl.trainer",
+    "PAPER": "ftbc_pl.options",
     "SpikingNetwork": "ftbc_pl.conversion",
     "calibrate_": "ftbc_pl.calibration",
     "choose_exit_": "ftbc_pl.evaluation",

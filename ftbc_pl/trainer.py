@@ -63,7 +63,9 @@ class FTBCTrainer(Trainer):
         def make(trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
             if isinstance(model, ImageClassifier):
                 model.check_classes(trainer)
-            return run.make(trainer, ann)
+            snn = run.make(trainer, ann)
+            module.comparison.uncalibrated_readout = run.uncalibrated_readout
+            return snn
 
         module = SpikingClassifier(ann=network, num_steps=run.options.num_steps, make=make)
         self._evaluate(run, module, datamodule, "validation")

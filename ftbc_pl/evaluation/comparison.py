@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ftbc_pl.distributed import sum_over_processes
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
 from ftbc_pl.evaluation.predictions import check_images, single_output
+from ftbc_pl.functional.readout import weigh
 from ftbc_pl.simulation import SpikingNetwork
 
 
@@ -20,16 +21,26 @@ class Accuracies:
         uncalibrated: Accuracy at t = 1 … T without temporal bias.
         calibrated: The same with it; None if the network is not calibrated.
         images: Number of images.
+        readout_only: Accuracy without temporal bias, but with a least-squares readout fitted to such a network: what
+            the readout gives and what the bias adds; None if it was not measured.
     """
 
     ann: float
     uncalibrated: list[float]
     calibrated: list[float] | None
     images: int
+    readout_only: list[float] | None = None
 
 
 class Comparison(nn.Module):
-    """Counts the correct predictions of an ANN and of its spiking network."""
+    """Counts the correct predictions of an ANN and of its spiking network.
+
+    Attributes:
+        uncalibrated_readout: Weights (T, T) of a least-squares readout of the network without temporal bias, where its
+            accuracy is to be measured as well: it needs no further forward.
+    """
+
+    uncalibrated_readout: Tensor | None
 
     def __init__(self, num_steps: int, calibrated: bool = True) -> None:
         """Start with no images.
@@ -43,10 +54,12 @@ class Comparison(nn.Module):
         self.ann = TimestepAccuracy(1)
         self.uncalibrated = TimestepAccuracy(num_steps)
         self.calibrated = TimestepAccuracy(num_steps)
+        self.readout_only = TimestepAccuracy(num_steps)
+        self.register_buffer("uncalibrated_readout", None, persistent=False)
 
     def reset(self) -> None:
         """Start counting anew."""
-        for metric in (self.ann, self.uncalibrated, self.calibrated):
+        for metric in (self.ann, self.uncalibrated, self.readout_only, self.calibrated):
             metric.reset()
 
     @torch.no_grad()
@@ -66,7 +79,10 @@ class Comparison(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             self.ann.update(single_output(snn.network(images)).unsqueeze(0), labels)
             with snn.uncalibrated():
-                self.uncalibrated.update(snn.readout(snn(images)), labels)
+                outputs = snn(images)
+                self.uncalibrated.update(snn.readout(outputs), labels)
+            if self.uncalibrated_readout is not None:
+                self.readout_only.update(weigh(outputs, self.uncalibrated_readout), labels)
             if self.is_calibrated:
                 self.calibrated.update(snn.readout(snn(images)), labels)
 
@@ -81,4 +97,5 @@ class Comparison(nn.Module):
             raise ValueError("There are no images to evaluate on.")
         calibrated = per_step(self.calibrated) if self.is_calibrated else None
         (ann,) = per_step(self.ann)
-        return Accuracies(ann, per_step(self.uncalibrated), calibrated, images)
+        readout_only = None if self.uncalibrated_readout is None else per_step(self.readout_only)
+        return Accuracies(ann, per_step(self.uncalibrated), calibrated, images, readout_only)

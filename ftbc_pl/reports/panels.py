@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ftbc_pl.reports.figures import accuracy_figure, bias_figure, energy_figure, error_figure, firing_rate_figure
 from ftbc_pl.reports.results import RunResults, to_plain
 from ftbc_pl.reports.sites import NOTHING, bias_by_site, rate_by_site, site_cells
-from ftbc_pl.reports.wording import closing_lines, image_count, percent, summary_line
+from ftbc_pl.reports.wording import closing_lines, curve_name, image_count, percent, summary_line
 
 ROWS_SIDE_BY_SIDE = 16
 
@@ -59,7 +59,7 @@ def key_figures(results: RunResults) -> list[tuple[str, str]]:
     steps, curves = results.num_steps, results.curves
     shown = [(percent(results.ann_accuracy, results), "ANN")]
     shown += [
-        (percent(curves[key][-1], results), f"SNN at T = {steps}, {key}") for key in reversed(curves)
+        (percent(curves[key][-1], results), f"SNN at T = {steps}, {curve_name(key)}") for key in reversed(curves)
     ]  # the calibrated network first: it is what the run was for
     if "calibrated" in curves:
         gains = _gains(results)
@@ -72,7 +72,7 @@ def accuracy_panel(results: RunResults) -> Panel:
     """Accuracy at every timestep, as a figure and in numbers."""
     columns = {"t": [str(step) for step in range(1, results.num_steps + 1)]}
     for key, accuracies in results.curves.items():
-        columns[key] = [percent(accuracy, results) for accuracy in accuracies]
+        columns[curve_name(key)] = [percent(accuracy, results) for accuracy in accuracies]
     if "calibrated" in results.curves:
         columns["gain"] = [f"{100 * gain:+.1f}" for gain in _gains(results)]
     if results.energy is not None:
@@ -80,14 +80,14 @@ def accuracy_panel(results: RunResults) -> Panel:
             columns[f"energy / ANN, {name}"] = [f"{100 * ratio:.1f} %" for ratio in part["ratio"]]
     columns["ANN"] = [percent(results.ann_accuracy, results)] * results.num_steps
     rows = list(zip(*columns.values(), strict=True))
-    gain = "; gain in points" if "gain" in columns else ""
+    gain = "; gain of the calibrated over the uncalibrated network in points" if "gain" in columns else ""
     blocks = [rows[first : first + ROWS_SIDE_BY_SIDE] for first in range(0, len(rows), ROWS_SIDE_BY_SIDE)]
     return Panel(
         title="Accuracy at every timestep",
         note=(
             f"Accuracy of the prediction at timestep t, on {image_count(results)}, "
             f"± its standard error √(p(1−p)/n){gain}. All networks saw the same images, so that "
-            "differences between them are surer than this."
+            f"differences between them are surer than this.{_readout_only(results)}"
         ),
         drawings=[
             Drawing(
@@ -259,6 +259,12 @@ PANELS: list[Callable[[RunResults], Panel | None]] = [
     sites_panel,
     settings_panel,
 ]
+
+
+def _readout_only(results: RunResults) -> str:
+    if "readout_only" not in results.curves:
+        return ""
+    return " Readout only: no temporal bias, but the steps weighed by least squares; the rest of the gain is the bias."
 
 
 def _gains(results: RunResults) -> list[float]:
