@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ftbc_pl.calibration import calibrate_ as calibrate_
     from ftbc_pl.calibration import register_solver as register_solver
     from ftbc_pl.callbacks import FTBC as FTBC
+    from ftbc_pl.comparisons import compare as compare
     from ftbc_pl.conversion import ConversionError as ConversionError
     from ftbc_pl.conversion import ConversionReport as ConversionReport
     from ftbc_pl.conversion import SpikingNetwork as SpikingNetwork
@@ -48,6 +49,7 @@ _HOMES = {
     "SpikingNetwork": "ftbc_pl.conversion",
     "calibrate_": "ftbc_pl.calibration",
     "choose_exit_": "ftbc_pl.evaluation",
+    "compare": "ftbc_pl.comparisons",
     "convert": "ftbc_pl.conversion",
     "create_network": "ftbc_pl.models",
     "diagnose": "ftbc_pl.evaluation",

@@ -56,6 +56,7 @@ class FTBCCLI(LightningCLI):
             "test": skipped,
             "predict": skipped | {"return_predictions"},
             "calibrate": skipped,
+            "compare": skipped,
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -87,7 +88,7 @@ class FTBCCLI(LightningCLI):
         if snn_path is not None:
             taken = check_beside_saved(self._given(), snn_path)
         elif ckpt_path is not None and check_path(ckpt_path):
-            recorded = hyper_parameters(ckpt_path, whole=self.config.subcommand != "calibrate")
+            recorded = hyper_parameters(ckpt_path, whole=self.config.subcommand not in ("calibrate", "compare"))
             taken = {"model": check_beside_checkpoint(self._given().get("model") or {}, recorded, ckpt_path)}
         else:
             return

@@ -14,7 +14,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "paper.yaml"
 
 
 def test_python_and_yaml_say_the_same():
-    assert {**PAPER, "batch_size": 200} == yaml.safe_load(CONFIG.read_text())["ftbc"]
+    assert yaml.safe_load(CONFIG.read_text())["ftbc"] == {**PAPER, "batch_size": 200}
     assert "PAPER" in ftbc_pl.__all__
 
 
