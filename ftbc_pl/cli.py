@@ -28,12 +28,13 @@ from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
 from ftbc_pl.safety.launching import check_launcher
 from ftbc_pl.safety.resume import EpochSeed
 from ftbc_pl.safety.signals import Stopping
+from ftbc_pl.sweeps import sweep
 from ftbc_pl.task import ImageClassifier
 from ftbc_pl.trainer import FTBCTrainer
 
 DESCRIPTION = """Train an image classifier, convert it to a spiking network, calibrate it with FTBC in one forward pass
-and measure its accuracy at every timestep. A further subcommand, export, writes a saved spiking network for other
-software: see ftbc-pl export --help."""
+and measure its accuracy at every timestep. Two further subcommands: export writes a saved spiking network for other
+software, sweep runs a sweep file of W&B on this machine; see ftbc-pl export --help and ftbc-pl sweep --help."""
 
 
 _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
@@ -145,6 +146,10 @@ def main(args: Sequence[str] | None = None) -> None:
         if arguments[:1] == ["export"]:
             # It takes neither model nor data nor trainer.
             auto_cli(export, as_positional=False, args=arguments[1:], prog="ftbc-pl export")
+            return
+        if arguments[:1] == ["sweep"]:
+            with stopping.handled():
+                auto_cli(sweep, args=arguments[1:], prog="ftbc-pl sweep")
             return
         with _arguments(data_first(arguments)), stopping.handled():
             FTBCCLI(

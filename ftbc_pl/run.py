@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import nn
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_, uncalibrated_readout
 from ftbc_pl.conversion import SpikingNetwork, convert
@@ -54,7 +54,6 @@ class Run:
         folder: Where the results go, once claimed.
         snn: The spiking network, once made or loaded.
         report: What the calibration did; None before it, and for networks that were not calibrated.
-        uncalibrated_readout: Weights of the readout for the network without temporal bias, once made.
     """
 
     def __init__(self, options: RunOptions) -> None:
@@ -63,7 +62,6 @@ class Run:
         self.folder: Path | None = None
         self.snn: SpikingNetwork | None = None
         self.report: CalibrationReport | None = None
-        self.uncalibrated_readout: Tensor | None = None
         self._output: OutputFolder | None = None  # in the process that writes
 
     def check(self, trainer: Trainer, network: nn.Module) -> None:
@@ -144,7 +142,7 @@ class Run:
         self.place(trainer, snn)
         calibration = options.part(CalibrationOptions).to_dict()
         self.report = calibrate_(snn, loader, **calibration, progress=_shows_progress(trainer))
-        self.uncalibrated_readout = uncalibrated_readout(snn, loader, options.num_batches)
+        snn.uncalibrated_readout = uncalibrated_readout(snn, loader, options.num_batches)
         rank_zero_info(str(self.report))
         if self._output is not None:
             save_snn(snn, self._output.place / "snn", report=self.report)
@@ -163,7 +161,6 @@ class Run:
     def measure(self, trainer: Trainer, snn: SpikingNetwork, loader: Iterable[Any]) -> Accuracies:
         """Measure the accuracy at every timestep in plain code, for hooks in which Lightning can run no loop."""
         comparison = Comparison(snn.num_steps).to(snn.device)
-        comparison.uncalibrated_readout = self.uncalibrated_readout
         for batch in progress_bar(loader, "Evaluating", _shows_progress(trainer)):
             images, labels = trainer.strategy.batch_to_device(batch, snn.device, 0)
             comparison.update(snn, images, labels)

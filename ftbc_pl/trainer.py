@@ -66,9 +66,7 @@ class FTBCTrainer(Trainer):
         def make(trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
             if isinstance(model, ImageClassifier):
                 model.check_classes(trainer)
-            snn = run.make(trainer, ann)
-            module.comparison.uncalibrated_readout = run.uncalibrated_readout
-            return snn
+            return run.make(trainer, ann)
 
         module = SpikingClassifier(ann=network, num_steps=run.options.num_steps, make=make)
         self._evaluate(run, module, datamodule, "validation")

@@ -33,14 +33,7 @@ class Accuracies:
 
 
 class Comparison(nn.Module):
-    """Counts the correct predictions of an ANN and of its spiking network.
-
-    Attributes:
-        uncalibrated_readout: Weights (T, T) of a least-squares readout of the network without temporal bias, where its
-            accuracy is to be measured as well: it needs no further forward.
-    """
-
-    uncalibrated_readout: Tensor | None
+    """Counts the correct predictions of an ANN and of its spiking network."""
 
     def __init__(self, num_steps: int, calibrated: bool = True) -> None:
         """Start with no images.
@@ -55,7 +48,6 @@ class Comparison(nn.Module):
         self.uncalibrated = TimestepAccuracy(num_steps)
         self.calibrated = TimestepAccuracy(num_steps)
         self.readout_only = TimestepAccuracy(num_steps)
-        self.register_buffer("uncalibrated_readout", None, persistent=False)
 
     def reset(self) -> None:
         """Start counting anew."""
@@ -81,8 +73,8 @@ class Comparison(nn.Module):
             with snn.uncalibrated():
                 outputs = snn(images)
                 self.uncalibrated.update(snn.readout(outputs), labels)
-            if self.uncalibrated_readout is not None:
-                self.readout_only.update(weigh(outputs, self.uncalibrated_readout), labels)
+            if snn.uncalibrated_readout is not None:  # no further forward: a readout is a linear map over the steps
+                self.readout_only.update(weigh(outputs, snn.uncalibrated_readout), labels)
             if self.is_calibrated:
                 self.calibrated.update(snn.readout(snn(images)), labels)
 
@@ -97,5 +89,5 @@ class Comparison(nn.Module):
             raise ValueError("There are no images to evaluate on.")
         calibrated = per_step(self.calibrated) if self.is_calibrated else None
         (ann,) = per_step(self.ann)
-        readout_only = None if self.uncalibrated_readout is None else per_step(self.readout_only)
+        readout_only = per_step(self.readout_only) if self.readout_only.update_called else None
         return Accuracies(ann, per_step(self.uncalibrated), calibrated, images, readout_only)

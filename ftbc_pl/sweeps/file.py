@@ -125,7 +125,7 @@ def _checked(path: Path, content: Mapping[str, Any]) -> SweepFile:
     sweep = SweepFile(
         path=path,
         name=str(content.get("name") or path.stem),
-        method=method,
+        method=method,  # type: ignore[arg-type]
         metric=metric.get("name"),
         goal=goal,
         parameters={name: part for name, part in parts.items() if isinstance(part, Choice | Interval)},

@@ -8,6 +8,7 @@ from ftbc_pl.calibration import calibrate_, uncalibrated_readout
 from ftbc_pl.conversion import convert
 from ftbc_pl.evaluation import Comparison, evaluate
 from ftbc_pl.functional.readout import error_products, least_squares_readout, mean_readout
+from ftbc_pl.io import load_snn, save_snn
 from tests.digits import classifier, digits
 
 
@@ -58,9 +59,9 @@ def test_its_accuracy_costs_no_further_forward_and_equals_that_of_such_a_network
     held_out = images[800:1200], labels[800:1200]
     weights = uncalibrated_readout(snn, [images[:80]])
     plain, both = Comparison(4), Comparison(4)
-    both.uncalibrated_readout = weights
     forwards = []
-    for comparison in (plain, both):
+    for comparison, own in ((plain, None), (both, weights)):
+        snn.uncalibrated_readout = own
         calls = count_forwards(snn.network)
         comparison.update(snn, *held_out)
         forwards.append(len(calls))
@@ -79,8 +80,17 @@ def test_its_accuracy_costs_no_further_forward_and_equals_that_of_such_a_network
 def test_counting_starts_anew(snn):
     images, labels = digits()
     comparison = Comparison(4)
-    comparison.uncalibrated_readout = uncalibrated_readout(snn, [images[:80]])
+    snn.uncalibrated_readout = uncalibrated_readout(snn, [images[:80]])
     comparison.update(snn, images[:50], 9 - labels[:50])
     comparison.reset()
     comparison.update(snn, images[800:900], labels[800:900])
     assert comparison.compute().readout_only[-1] > 0.5
+
+
+def test_it_is_saved_with_the_network(snn, tmp_path):
+    snn.uncalibrated_readout = uncalibrated_readout(snn, [digits()[0][:80]])
+    save_snn(snn, tmp_path / "with")
+    assert torch.equal(load_snn(tmp_path / "with", ann=classifier(4)).uncalibrated_readout, snn.uncalibrated_readout)
+    snn.uncalibrated_readout = None
+    save_snn(snn, tmp_path / "without")
+    assert load_snn(tmp_path / "without", ann=classifier(4)).uncalibrated_readout is None
