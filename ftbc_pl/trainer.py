@@ -101,8 +101,9 @@ class FTBCTrainer(Trainer):
         network = network_of(model, run.options.network)
         if ckpt_path is not None:
             load_weights(network, ckpt_path)
-        chosen = listed(num_steps, int), listed(solvers, str), listed(weights, str)
-        comparison = ComparisonRun(self, model, network, run.options, *chosen, draws, split)  # type: ignore[arg-type]
+        steps = listed(num_steps, int, "num_steps as whole numbers, such as 1,2,4,8")
+        rules, kinds = listed(solvers, str, "names"), listed(weights, str, "names")
+        comparison = ComparisonRun(self, model, network, run.options, steps, rules, kinds, draws, split)
         loop = super().validate if split == "validation" else super().test
         try:
             with self._bare_callbacks(), self._full_precision(), self._own_weights():

@@ -1,7 +1,7 @@
 """A comparison in plain code, without a Trainer."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,6 @@ from ftbc_pl.comparisons.measure import fill
 from ftbc_pl.comparisons.plan import BUILT_IN, Plan
 from ftbc_pl.comparisons.store import Store, comparison_key
 from ftbc_pl.comparisons.table import ComparisonTable
-from ftbc_pl.options import Weights
 
 
 def compare(
@@ -20,7 +19,7 @@ def compare(
     *,
     num_steps: Iterable[int] = (1, 2, 4, 8),
     solvers: Iterable[str] = BUILT_IN,
-    weights: Iterable[Weights] = ("keep",),
+    weights: Iterable[str] = ("keep",),
     draws: int = 3,
     output_dir: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -59,7 +58,7 @@ def compare(
         ValueError: An option is out of range, or there are fewer calibration batches than the draws need.
     """
     plan = Plan.of(num_steps, solvers, weights, draws, options)
-    if iter(loader) is loader:
+    if isinstance(loader, Iterator):
         raise TypeError("compare goes through the images once for each calibration: hand in a loader or a list.")
     ann = ann.eval()
     store = Store(output_dir, comparison_key(ann, plan), overwrite)

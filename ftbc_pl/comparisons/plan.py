@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from ftbc_pl.options import CalibrationOptions, ConversionOptions, SimulationOptions, Weights
+from ftbc_pl.options import CalibrationOptions, ConversionOptions, SimulationOptions
 from ftbc_pl.registry import SOLVERS
 
 BUILT_IN = ("heuristic", "exact", "balanced")
@@ -26,7 +26,7 @@ class Rule:
     """
 
     solver: str | None
-    weights: Weights = "keep"
+    weights: str = "keep"
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ class Plan:
         cls,
         num_steps: Iterable[int],
         solvers: Iterable[str],
-        weights: Iterable[Weights],
+        weights: Iterable[str],
         draws: int,
         options: Mapping[str, Any],
     ) -> "Plan":
@@ -141,17 +141,23 @@ class Plan:
                 chosen.check_horizon(steps)
 
 
-def listed(given: Any, kind: Callable[[str], _T]) -> list[_T] | None:
+def listed(given: Any, kind: Callable[[str], _T], what: str) -> list[_T] | None:
     """A list from `1,2,4`, one value, or a list; None stays None.
 
     Args:
         given: What was given.
         kind: What each entry is made.
+        what: What the entries should be, for the error.
 
     Raises:
         ValueError: An entry can't be made that.
     """
     if given is None:
         return None
-    entries = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
-    return [kind(str(entry).strip()) for entry in entries]
+    if isinstance(given, str):
+        given = given.split(",")
+    entries = given if isinstance(given, list | tuple) else [given]
+    try:
+        return [kind(str(entry).strip()) for entry in entries]
+    except ValueError as error:
+        raise ValueError(f"expected {what}, got {','.join(map(str, entries))}") from error

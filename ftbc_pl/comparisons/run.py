@@ -15,7 +15,7 @@ from ftbc_pl.comparisons.store import Store, comparison_key
 from ftbc_pl.comparisons.table import ComparisonTable
 from ftbc_pl.comparisons.tracking import log_comparison
 from ftbc_pl.loaders import calibration_loader
-from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions, SimulationOptions, Weights
+from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions, SimulationOptions
 from ftbc_pl.reports import RunResults
 from ftbc_pl.reports.wording import facts, table_steps
 from ftbc_pl.run import Settings
@@ -43,7 +43,7 @@ class ComparisonRun:
         options: RunOptions,
         num_steps: Iterable[int] | None,
         solvers: Iterable[str] | None,
-        weights: Iterable[Weights] | None,
+        weights: Iterable[str] | None,
         draws: int,
         split: Split,
     ) -> None:

@@ -93,12 +93,12 @@ def test_wandb_gets_table_and_picture_offline(tmp_path, monkeypatch):
     log_comparison([logger], table, store)
     logger.experiment.finish()
     run = read_offline_run(tmp_path)
-    (entry,) = [row["comparison"] for row in run.history if "comparison" in row]
-    (path,) = tmp_path.glob(f"wandb/*/files/{entry['path']}")
+    (entry,) = [row["comparison.path"] for row in run.history if "comparison.path" in row]
+    (path,) = tmp_path.glob(f"wandb/offline-run-*/files/{entry}")
     content = json.loads(path.read_text())
     assert content["columns"][:5] == ["solver", "weights", "readout", "T", "accuracy"]
     assert [row[4] for row in content["data"]] == [row["accuracy"] for row in table.rows()]
-    assert any("comparison_figure" in row for row in run.history)
+    assert any(row.get("comparison_figure.count") == 1 for row in run.history)
     assert run.config["output_dir"] == str(tmp_path / "out")
 
 
@@ -114,4 +114,4 @@ def test_other_loggers_get_a_curve_for_each_row(tmp_path):
     ("given", "found"), [(None, None), ("1,2, 4", [1, 2, 4]), (4, [4]), ([1, 2], [1, 2]), ("8", [8])]
 )  # fmt: skip
 def test_lists_of_the_command_line(given, found):
-    assert listed(given, int) == found
+    assert listed(given, int, "numbers") == found

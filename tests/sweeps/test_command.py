@@ -66,7 +66,7 @@ def test_each_point_is_a_row_and_a_failed_one_says_why(caplog):
     assert {path.name for path in folder.iterdir()} == {
         "001", "001.log", "002.log", "003", "003.log", "sweep.csv", "sweep.json", "sweep.md",
     }  # fmt: skip
-    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     assert [(row["run"], row["alpha"], row["state"]) for row in rows] == [
         ("1", "0.25", "finished"), ("2", "0.75", "failed"), ("3", "0.5", "finished"),
     ]  # fmt: skip
