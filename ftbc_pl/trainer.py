@@ -103,7 +103,7 @@ class FTBCTrainer(Trainer):
             load_weights(network, ckpt_path)
         steps = listed(num_steps, int, "num_steps as whole numbers, such as 1,2,4,8")
         rules, kinds = listed(solvers, str, "names"), listed(weights, str, "names")
-        comparison = ComparisonRun(self, model, network, run.options, steps, rules, kinds, draws, split)
+        comparison = ComparisonRun(self, model, network, datamodule, run.options, steps, rules, kinds, draws, split)
         loop = super().validate if split == "validation" else super().test
         try:
             with self._bare_callbacks(), self._full_precision(), self._own_weights():

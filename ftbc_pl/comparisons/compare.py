@@ -10,6 +10,7 @@ from ftbc_pl.comparisons.measure import fill
 from ftbc_pl.comparisons.plan import BUILT_IN, Plan
 from ftbc_pl.comparisons.store import Store, comparison_key
 from ftbc_pl.comparisons.table import ComparisonTable
+from ftbc_pl.conversion.copies import copied
 
 
 def compare(
@@ -43,7 +44,8 @@ def compare(
         weights: `keep` and `ridge`: what becomes of the weights of the layers.
         draws: Number of draws.
         output_dir: Folder for table and picture; measurements are written there as they are made, and the same call
-            goes on with them. Left out: nothing is written.
+            goes on with them; it knows the network and the options, but not whether the images are the same, only
+            their number. Left out: nothing is written.
         overwrite: Whether another comparison in that folder may be dropped.
         progress: Whether to show progress bars.
         **options: Further options of `convert`, `calibrate_` and of how the network is run, such as `threshold`,
@@ -60,8 +62,9 @@ def compare(
     plan = Plan.of(num_steps, solvers, weights, draws, options)
     if isinstance(loader, Iterator):
         raise TypeError("compare goes through the images once for each calibration: hand in a loader or a list.")
-    ann = ann.eval()
-    store = Store(output_dir, comparison_key(ann, plan), overwrite)
+    ann = copied(ann).eval()
+    size = len(getattr(loader, "dataset", loader)) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
+    store = Store(output_dir, comparison_key(ann, plan, images=size), overwrite)
     table = ComparisonTable(plan)
     store.open(table)
     try:

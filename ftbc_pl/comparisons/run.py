@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import yaml
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
@@ -22,6 +22,7 @@ from ftbc_pl.run import Settings
 from ftbc_pl.task import ImageClassifier
 
 Split = Literal["validation", "test"]
+_PLAIN = (str, int, float, bool, tuple)
 _VARIED = ("num_steps", "solver", "weights", "readout")
 # Sections and options on which no accuracy depends, but for rounding.
 _DATA_FREE = ("num_workers", "pin_memory", "batch_size", "download", "cache")
@@ -40,6 +41,7 @@ class ComparisonRun:
         trainer: Trainer,
         model: LightningModule,
         network: nn.Module,
+        datamodule: LightningDataModule | None,
         options: RunOptions,
         num_steps: Iterable[int] | None,
         solvers: Iterable[str] | None,
@@ -64,7 +66,12 @@ class ComparisonRun:
             {name: value for name, value in common.items() if name not in _VARIED},
         )
         settings = yaml.safe_load(Settings.of(trainer, options))
-        others = {"data": _data(settings), "limits": _limits(trainer), "batch_size": options.batch_size, "split": split}
+        others = {
+            "data": _data(settings, datamodule),
+            "limits": _limits(trainer),
+            "batch_size": options.batch_size,
+            "split": split,
+        }
         key = comparison_key(network, plan, **others)
         self.table = ComparisonTable(plan, split=split, facts=_facts(settings))
         self._store = Store(options.output_dir or f"runs/compare-{key}", key, options.overwrite)
@@ -106,8 +113,12 @@ def _batches(split: Split) -> Callable[[Trainer], Iterator[Any]]:
     return batches
 
 
-def _data(settings: dict[str, Any]) -> Any:
-    data = settings.get("data") or {}
+def _data(settings: dict[str, Any], datamodule: LightningDataModule | None) -> Any:
+    """Which images these are: as the command line says, or else what the data module holds of plain values."""
+    data = settings.get("data")
+    if not data:
+        plain = {name: v for name, v in getattr(datamodule, "__dict__", {}).items() if isinstance(v, _PLAIN)}
+        data = {"class_path": type(datamodule).__qualname__, "init_args": {k: plain[k] for k in plain if k[0] != "_"}}
     arguments = data.get("init_args") or {}
     return {**data, "init_args": {name: value for name, value in arguments.items() if name not in _DATA_FREE}}
 
