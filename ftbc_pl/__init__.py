@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ftbc_pl.calibration import calibrate_ as calibrate_
     from ftbc_pl.calibration import register_solver as register_solver
     from ftbc_pl.callbacks import FTBC as FTBC
+    from ftbc_pl.comparisons import compare as compare
     from ftbc_pl.conversion import ConversionError as ConversionError
     from ftbc_pl.conversion import ConversionReport as ConversionReport
     from ftbc_pl.conversion import SpikingNetwork as SpikingNetwork
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ftbc_pl.layers import Activation as Activation
     from ftbc_pl.layers import register_activation as register_activation
     from ftbc_pl.models import create_network as create_network
+    from ftbc_pl.options import PAPER as PAPER
     from ftbc_pl.trainer import FTBCTrainer as FTBCTrainer
 
 __version__ = "0.1.0"
@@ -43,9 +45,11 @@ _HOMES = {
     "EnergyCost": "ftbc_pl.energy",
     "FTBC": "ftbc_pl.callbacks",
     "FTBCTrainer": "ftbc_pl.trainer",
+    "PAPER": "ftbc_pl.options",
     "SpikingNetwork": "ftbc_pl.conversion",
     "calibrate_": "ftbc_pl.calibration",
     "choose_exit_": "ftbc_pl.evaluation",
+    "compare": "ftbc_pl.comparisons",
     "convert": "ftbc_pl.conversion",
     "create_network": "ftbc_pl.models",
     "diagnose": "ftbc_pl.evaluation",

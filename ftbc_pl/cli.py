@@ -29,12 +29,13 @@ from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
 from ftbc_pl.safety.launching import check_launcher
 from ftbc_pl.safety.resume import EpochSeed
 from ftbc_pl.safety.signals import Stopping
+from ftbc_pl.sweeps import sweep
 from ftbc_pl.task import ImageClassifier
 from ftbc_pl.trainer import FTBCTrainer
 
 DESCRIPTION = """Train an image classifier, convert it to a spiking network, calibrate it with FTBC in one forward pass
-and measure its accuracy at every timestep. A further subcommand, export, writes a saved spiking network for other
-software: see ftbc-pl export --help."""
+and measure its accuracy at every timestep. Two further subcommands: export writes a saved spiking network for other
+software, sweep runs a sweep file of W&B on this machine; see ftbc-pl export --help and ftbc-pl sweep --help."""
 
 
 _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
@@ -57,6 +58,7 @@ class FTBCCLI(LightningCLI):
             "test": skipped,
             "predict": skipped | {"return_predictions"},
             "calibrate": skipped,
+            "compare": skipped,
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -88,7 +90,7 @@ class FTBCCLI(LightningCLI):
         if snn_path is not None:
             taken = check_beside_saved(self._given(), snn_path)
         elif ckpt_path is not None and check_path(ckpt_path):
-            recorded = hyper_parameters(ckpt_path, whole=self.config.subcommand != "calibrate")
+            recorded = hyper_parameters(ckpt_path, whole=self.config.subcommand not in ("calibrate", "compare"))
             taken = {"model": check_beside_checkpoint(self._given().get("model") or {}, recorded, ckpt_path)}
         else:
             return
@@ -147,6 +149,10 @@ def main(args: Sequence[str] | None = None) -> None:
         if arguments[:1] == ["export"]:
             # It takes neither model nor data nor trainer.
             auto_cli(export, as_positional=False, args=arguments[1:], prog="ftbc-pl export")
+            return
+        if arguments[:1] == ["sweep"]:
+            with stopping.handled():
+                auto_cli(sweep, args=arguments[1:], prog="ftbc-pl sweep")
             return
         with _arguments(data_first(arguments)), stopping.handled():
             FTBCCLI(

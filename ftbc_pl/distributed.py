@@ -43,6 +43,14 @@ def gather_over_processes(values: Tensor, dim: int) -> Tensor:
     return torch.cat(parts, dim).to(values.device)
 
 
+def of_main_process(value: Any) -> Any:
+    """Return the main process's `value`, which can be pickled, in every process."""
+    box = [value]
+    if is_distributed():
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
 def in_any_process(condition: bool, device: torch.device) -> bool:
     """Whether `condition` holds in at least one process: one answer for all, so that all go on or all raise."""
     if not is_distributed():

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral
-from typing import Any, Literal, Self, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Literal, Self, TypeVar
 
 from ftbc_pl.registry import SOLVERS
 
@@ -20,6 +21,11 @@ Precision = Literal["fp32", "bf16"]
 Smooth = Literal["error", "rate"]
 Weights = Literal["keep", "ridge"]
 MOST_STEPS = 4096  # a readout of 4096² weights takes 64 MiB
+
+PAPER: Final[Mapping[str, Any]] = MappingProxyType(
+    {"solver": "heuristic", "alpha": 0.4, "num_batches": 3, "readout": "mean"}
+)
+"""The paper's rule for `calibrate_(snn, loader, **PAPER)`, with batches of 200 images: what configs/paper.yaml says."""
 
 _Part = TypeVar("_Part", bound="Options")
 

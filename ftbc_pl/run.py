@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
-from ftbc_pl.calibration import CalibrationReport, calibrate_
+from ftbc_pl.calibration import CalibrationReport, calibrate_, uncalibrated_readout
 from ftbc_pl.conversion import SpikingNetwork, convert
 from ftbc_pl.distributed import progress_bar
 from ftbc_pl.evaluation import Comparison, Measured, Measurement, choose_exit_
@@ -146,6 +146,7 @@ class Run:
         self.place(trainer, snn)
         calibration = options.part(CalibrationOptions).to_dict()
         self.report = calibrate_(snn, loader, **calibration, progress=_shows_progress(trainer))
+        snn.uncalibrated_readout = uncalibrated_readout(snn, loader, options.num_batches)
         rank_zero_info(str(self.report))
         if options.exit_loss is not None:
             self.report = replace(self.report, early_exit=self._set_exit(trainer, snn, options.exit_loss))

@@ -10,6 +10,9 @@ from lightning.pytorch.plugins import Precision
 from torch import nn
 
 from ftbc_pl.callbacks import FTBC, PredictionWriter
+from ftbc_pl.comparisons import ComparisonTable
+from ftbc_pl.comparisons.plan import listed
+from ftbc_pl.comparisons.run import ComparisonRun, Split
 from ftbc_pl.evaluation.module import SpikingClassifier
 from ftbc_pl.io import load_calibration, load_snn
 from ftbc_pl.models import load_weights
@@ -69,6 +72,47 @@ class FTBCTrainer(Trainer):
         predictions = len(options.prediction_steps)
         module = SpikingClassifier(ann=network, predictions=predictions, make=make, analysis=options.analysis)
         self._evaluate(run, module, datamodule, "validation")
+
+    def compare(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        num_steps: str | int | list[int] | None = None,
+        solvers: str | list[str] | None = None,
+        weights: str | list[str] | None = None,
+        draws: int = 3,
+        split: Split = "validation",
+    ) -> ComparisonTable:
+        """Compare ways of calibrating one trained network in a table: solvers, readouts, weights, T.
+
+        What all have in common is said by the section ftbc. A comparison that was stopped goes on where it was when the
+        same command is given again, and one with more timesteps, solvers or draws adds to it.
+
+        Args:
+            model: The task with the network.
+            datamodule: The data.
+            ckpt_path: Checkpoint of an earlier fit; left out: the weights of the section model.
+            num_steps: Timesteps T, as 1,2,4,8; left out: the powers of two up to ftbc.num_steps.
+            solvers: Solvers, as heuristic,exact,balanced; left out: these three, and ftbc.solver.
+            weights: keep, ridge or keep,ridge; left out: ftbc.weights.
+            draws: How often calibration images are drawn; each draw takes others.
+            split: Images to measure on, validation or test.
+        """
+        run = self.run
+        network = network_of(model, run.options.network)
+        if ckpt_path is not None:
+            load_weights(network, ckpt_path)
+        steps = listed(num_steps, int, "num_steps as whole numbers, such as 1,2,4,8")
+        rules, kinds = listed(solvers, str, "names"), listed(weights, str, "names")
+        comparison = ComparisonRun(self, model, network, datamodule, run.options, steps, rules, kinds, draws, split)
+        loop = super().validate if split == "validation" else super().test
+        try:
+            with self._bare_callbacks(), self._full_precision(), self._own_weights():
+                loop(comparison.module, datamodule=datamodule, verbose=False)
+            return comparison.finish(self)
+        finally:
+            comparison.close()
 
     def validate(  # type: ignore[override]
         self,
@@ -162,7 +206,7 @@ class FTBCTrainer(Trainer):
         """Run Lightning's loop over a spiking network, and write the results."""
         loop = super().validate if split == "validation" else super().test
         try:
-            with self._bare_callbacks(run), self._full_precision(), self._own_weights():
+            with self._bare_callbacks(_Claim(run)), self._full_precision(), self._own_weights():
                 loop(module, datamodule=datamodule, verbose=False)
             if module.measured is None:
                 raise ValueError(f"There are no {split} images to evaluate on: set data.val_split above 0.")
@@ -172,10 +216,10 @@ class FTBCTrainer(Trainer):
             raise
 
     @contextmanager
-    def _bare_callbacks(self, run: Run) -> Iterator[None]:
-        """Leave only progress bars: the others (weight averaging, say) belong to the ANN. Claim the folder early."""
+    def _bare_callbacks(self, *own: Callback) -> Iterator[None]:
+        """Leave only progress bars, and `own`: the others (weight averaging, say) belong to the ANN."""
         bars: list[Callback] = [c for c in self.callbacks if isinstance(c, ProgressBar)]
-        self.callbacks, before = [*bars, _Claim(run)], self.callbacks
+        self.callbacks, before = [*bars, *own], self.callbacks
         try:
             yield
         finally:

@@ -10,9 +10,12 @@ from wandb import wandb_agent
 
 
 def first_point(sweep_path: Path) -> dict[str, object]:
-    """The first value of every parameter, which is the first point of a grid."""
+    """The first value of every parameter, which is the first point of a grid, or its smallest."""
     parameters = yaml.safe_load(sweep_path.read_text())["parameters"]
-    return {name: spec["values"][0] if "values" in spec else spec["value"] for name, spec in parameters.items()}
+    return {
+        name: spec["values"][0] if "values" in spec else spec.get("value", spec.get("min"))
+        for name, spec in parameters.items()
+    }
 
 
 def first_point_command(sweep_path: Path) -> list[str]:

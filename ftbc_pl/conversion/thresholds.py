@@ -50,7 +50,7 @@ def measure_thresholds_(
     Args:
         snn: The spiking network.
         batches: Images (B, ...), shared out over the processes.
-        threshold: `mse`, `max` or a percentile in (0, 100].
+        threshold: `mse`, `max` or a percentile in (1, 100].
         v0: Membrane at the start as a fraction of θ.
         search_steps: Timesteps that `mse` assumes; default: T, but no fewer than four.
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ftbc_pl.data.batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
 from ftbc_pl.data.on_device import DeviceImages
+from ftbc_pl.data.parts import spread_over_classes, takes_part
 from ftbc_pl.distributed import process_place
 
 Role = Literal["train", "calibration", "val", "test"]
@@ -71,6 +72,9 @@ class ClassificationData(LightningDataModule, ABC):
     Validation images are held out from the training images unless the data set has a split of its own for them, so that
     nothing is ever selected, measured or calibrated on test images. Batches are pairs of images `(B, C, H, W)` and
     classes `(B,)`.
+
+    Where the trainer takes only a part of the validation or test images (`limit_val_batches`, `limit_test_batches`,
+    `fast_dev_run`), the part has the same mixture of classes as the whole, and is the same at every call.
     """
 
     mean: tuple[float, ...]
@@ -235,7 +239,13 @@ class ClassificationData(LightningDataModule, ABC):
 
     def _evaluation_loader(self, role: Role) -> DataLoader[Batch]:
         images = self.images(role)
-        return self._batch_loader(images, evaluation_batches(len(images), self.eval_batch_size, *process_place()))
+        batches = evaluation_batches(len(images), self.eval_batch_size, *process_place())
+        limit = getattr(self.trainer, f"limit_{role}_batches", None)
+        if takes_part(limit, len(batches)):
+            # Files lie sorted by class: their first ones would be a part with one or two classes.
+            order = spread_over_classes(images.labels).tolist()
+            batches = [[order[place] for place in batch] for batch in batches]
+        return self._batch_loader(images, batches)
 
     def _batch_loader(self, images: Images, batches: list[list[int]]) -> DataLoader[Batch]:
         # The batches are this process's own. Lightning would share them out once more, but for a DistributedSampler.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ftbc_pl.distributed import sum_over_processes
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
 from ftbc_pl.evaluation.predictions import check_images, single_output
+from ftbc_pl.functional.readout import weigh
 from ftbc_pl.simulation import SpikingNetwork
 
 
@@ -22,12 +23,15 @@ class Accuracies:
         uncalibrated: Accuracy at t = 1 … T without temporal bias.
         calibrated: The same with it; None if the network is not calibrated.
         images: Number of images.
+        readout_only: Accuracy without temporal bias, but with a least-squares readout fitted to such a network: what
+            the readout gives and what the bias adds; None if it was not measured.
     """
 
     ann: float
     uncalibrated: list[float]
     calibrated: list[float] | None
     images: int
+    readout_only: list[float] | None = None
 
 
 class Comparison(nn.Module):
@@ -45,10 +49,11 @@ class Comparison(nn.Module):
         self.ann = TimestepAccuracy(1)
         self.uncalibrated = TimestepAccuracy(predictions)
         self.calibrated = TimestepAccuracy(predictions)
+        self.readout_only = TimestepAccuracy(predictions)
 
     def reset(self) -> None:
         """Start counting anew."""
-        for metric in (self.ann, self.uncalibrated, self.calibrated):
+        for metric in (self.ann, self.uncalibrated, self.readout_only, self.calibrated):
             metric.reset()
 
     @torch.no_grad()
@@ -81,8 +86,11 @@ class Comparison(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             self.ann.update(single_output(snn.network(images)).unsqueeze(0), labels)
             with snn.uncalibrated():
-                logits: Tensor = snn.readout((simulate_uncalibrated or snn)(images))
+                outputs = (simulate_uncalibrated or snn)(images)
+                logits: Tensor = snn.readout(outputs)
             self.uncalibrated.update(logits, labels)
+            if snn.uncalibrated_readout is not None:  # no further forward: a readout is a linear map over the steps
+                self.readout_only.update(weigh(outputs, snn.uncalibrated_readout), labels)
             if self.is_calibrated:
                 logits = snn.readout((simulate or snn)(images))
                 self.calibrated.update(logits, labels)
@@ -99,4 +107,5 @@ class Comparison(nn.Module):
             raise ValueError("There are no images to evaluate on.")
         calibrated = per_step(self.calibrated) if self.is_calibrated else None
         (ann,) = per_step(self.ann)
-        return Accuracies(ann, per_step(self.uncalibrated), calibrated, images)
+        readout_only = per_step(self.readout_only) if self.readout_only.update_called else None
+        return Accuracies(ann, per_step(self.uncalibrated), calibrated, images, readout_only)

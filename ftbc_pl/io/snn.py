@@ -82,6 +82,8 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
     network = _network(description, json_path, ann)
     snn = _converted(network, description, json_path, "its name builds" if ann is None else "the one handed in")
     _make_corrections_(snn, description, tensors, tensors_path)
+    if "uncalibrated_readout" in tensors:
+        snn.uncalibrated_readout = torch.zeros_like(snn.readout_weights)
     # Some modules of torchvision look at the version that state_dict() writes beside the tensors.
     state = snn.state_dict()
     state_with_versions = type(state)(tensors)

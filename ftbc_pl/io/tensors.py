@@ -55,5 +55,7 @@ def check_values(snn: nn.Module) -> None:
         if isinstance(module, SpikingNeuron) and not module.temporal_bias.isfinite().all():
             raise ValueError(f"the tensor {path}.temporal_bias holds infinite numbers")
     for name, value in snn.named_buffers():
-        if (name == "readout_weights" or name.startswith("corrections.")) and not value.isfinite().all():
+        if (
+            name in ("readout_weights", "uncalibrated_readout") or name.startswith("corrections.")
+        ) and not value.isfinite().all():
             raise ValueError(f"the tensor {name} holds infinite numbers")

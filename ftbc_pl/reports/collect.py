@@ -49,6 +49,7 @@ def collect_results(
         images=accuracies.images,
         accuracy_uncalibrated=accuracies.uncalibrated,
         accuracy_calibrated=accuracies.calibrated,
+        accuracy_readout_only=accuracies.readout_only,
         calibration=None if calibration is None else calibration.cost(),
         conversion=conversion.totals() | {"summary": conversion.summary()},
         sites=_sites(snn, calibration),

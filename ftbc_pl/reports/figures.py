@@ -19,7 +19,11 @@ from ftbc_pl.reports.wording import curve_label, facts, table_steps, title
 
 # Okabe and Ito's palette: told apart by readers with any common colour vision.
 CALIBRATED, UNCALIBRATED, ANN = "#0072B2", "#D55E00", "#333333"
-CURVES = {"uncalibrated": ("s-", UNCALIBRATED), "calibrated": ("o-", CALIBRATED)}
+CURVES = {
+    "uncalibrated": ("s-", UNCALIBRATED),
+    "readout_only": ("v-", "#CC79A7"),
+    "calibrated": ("o-", CALIBRATED),
+}
 OTHERS = ("^-", "#009E73")
 GRID, TEXT = "#E3E6EA", "#3C4450"
 WIDTH = 9.0
@@ -32,7 +36,7 @@ LONGEST_TITLE = 110
 
 def accuracy_figure(results: RunResults) -> Figure:
     """Accuracy at t = 1..T of each spiking network and of the ANN, in bands of one standard error."""
-    figure, axes = _new_figure(results, height=4.6)
+    figure, axes = _new_figure(results, height=4.8)
     steps = np.array(results.steps)
     style: dict[str, Any] = {"linewidth": 2.2, "markersize": 5.5 if results.num_steps <= 16 else 3.5, "clip_on": False}
     error = results.standard_error(results.ann_accuracy)
@@ -55,7 +59,7 @@ def accuracy_figure(results: RunResults) -> Figure:
     axes.set_ylabel(f"accuracy ({results.split})")
     axes.grid(color=GRID, linewidth=0.8)
     narrow: dict[str, Any] = {"fontsize": 9, "handlelength": 1.8, "columnspacing": 1.4, "borderpad": 0.2}
-    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, labelcolor=TEXT, **narrow)
+    legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, labelcolor=TEXT, **narrow)
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure

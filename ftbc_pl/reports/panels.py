@@ -13,7 +13,7 @@ from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_fi
 from ftbc_pl.reports.parts import Drawing, Listing, Panel, Table
 from ftbc_pl.reports.results import RunResults, to_plain
 from ftbc_pl.reports.sites import NOTHING, bias_by_site, rate_by_site, site_cells
-from ftbc_pl.reports.wording import image_count, latency, percent, summary_line
+from ftbc_pl.reports.wording import curve_name, image_count, latency, percent, summary_line
 
 ROWS_SIDE_BY_SIDE = 16
 
@@ -23,7 +23,8 @@ def key_figures(results: RunResults) -> list[tuple[str, str]]:
     steps, curves = results.num_steps, results.curves
     shown = [(percent(results.ann_accuracy, results), "ANN")]
     shown += [
-        (percent(curves[key][-1], results), f"SNN at T = {steps}, {key}{latency(results)}") for key in reversed(curves)
+        (percent(curves[key][-1], results), f"SNN at T = {steps}, {curve_name(key)}{latency(results)}")
+        for key in reversed(curves)
     ]  # the calibrated network first: it is what the run was for
     if "calibrated" in curves:
         gains = _gains(results)
@@ -39,7 +40,7 @@ def accuracy_panel(results: RunResults) -> Panel:
     if results.schedule == "accumulate":
         columns["latency"] = [str(results.latency)]
     for key, accuracies in results.curves.items():
-        columns[key] = [percent(accuracy, results) for accuracy in accuracies]
+        columns[curve_name(key)] = [percent(accuracy, results) for accuracy in accuracies]
     if "calibrated" in results.curves:
         columns["gain"] = [f"{100 * gain:+.1f}" for gain in _gains(results)]
     if results.energy is not None:
@@ -47,14 +48,14 @@ def accuracy_panel(results: RunResults) -> Panel:
             columns[f"energy / ANN, {name}"] = [f"{100 * ratio:.1f} %" for ratio in part["ratio"]]
     columns["ANN"] = [percent(results.ann_accuracy, results)] * len(results.steps)
     rows = [*zip(*columns.values(), strict=True), *exit_rows(results, list(columns))]
-    gain = "; gain in points" if "gain" in columns else ""
+    gain = "; gain of the calibrated over the uncalibrated network in points" if "gain" in columns else ""
     blocks = [rows[first : first + ROWS_SIDE_BY_SIDE] for first in range(0, len(rows), ROWS_SIDE_BY_SIDE)]
     return Panel(
         title="Accuracy at every timestep",
         note=(
             f"Accuracy of the prediction at timestep t, on {image_count(results)}, "
             f"± its standard error √(p(1−p)/n){gain}. All networks saw the same images, so that "
-            "differences between them are surer than this."
+            f"differences between them are surer than this.{_readout_only(results)}"
         ),
         drawings=[
             Drawing(
@@ -172,6 +173,12 @@ PANELS: list[Callable[[RunResults], Panel | None]] = [
     sites_panel,
     settings_panel,
 ]
+
+
+def _readout_only(results: RunResults) -> str:
+    if "readout_only" not in results.curves:
+        return ""
+    return " Readout only: no temporal bias, but the steps weighed by least squares; the rest of the gain is the bias."
 
 
 def _gains(results: RunResults) -> list[float]:

@@ -21,6 +21,7 @@ KINDS = (SPIKING, RATE_EXACT)
 PLACES = {
     "ann_accuracy": ("ann", "accuracy"),
     "accuracy_uncalibrated": ("accuracy", "uncalibrated"),
+    "accuracy_readout_only": ("accuracy", "readout_only"),
     "accuracy_calibrated": ("accuracy", "calibrated"),
 }
 
@@ -30,7 +31,9 @@ class RunResults:
     """Accuracies (0..1) of the ANN and of the spiking network at t = 1..T, and how they came about.
 
     `images` is the number of images of `split` that the accuracies were measured on. `accuracy_calibrated` and
-    `calibration` are None when calibration is switched off. `conversion` holds the totals of the conversion report.
+    `calibration` are None when calibration is switched off. `accuracy_readout_only` is that of the network without
+    temporal bias and with a least-squares readout, None where it was not measured. `conversion` holds the totals of the
+    conversion report.
     `weights` says what the calibration made of each layer's weights; it is empty where they were kept.
     `links` says where the logs of the run are: a URL, or a path seen from the run's folder, by name of the logger.
     `energy`, `early_exit` and `diagnosis` are the plain values of an `EnergyCost`, an `ExitResult` and a `Diagnosis`,
@@ -61,6 +64,7 @@ class RunResults:
     diagnosis: dict[str, Any] | None = None
     schedule: str = "stream"
     latency: int | None = None
+    accuracy_readout_only: list[float] | None = None
 
     def __post_init__(self) -> None:
         """Check lengths and ranges."""
@@ -71,11 +75,9 @@ class RunResults:
         if self.images < 1:
             raise ValueError(f"expected accuracies measured on at least one image, got images = {self.images}")
         _check_accuracies("ann_accuracy", [self.ann_accuracy])
-        self._check_steps("accuracy_uncalibrated", self.accuracy_uncalibrated)
-        _check_accuracies("accuracy_uncalibrated", self.accuracy_uncalibrated)
-        if self.accuracy_calibrated is not None:
-            self._check_steps("accuracy_calibrated", self.accuracy_calibrated)
-            _check_accuracies("accuracy_calibrated", self.accuracy_calibrated)
+        for key, accuracies in self.curves.items():
+            self._check_steps(f"accuracy_{key}", accuracies)
+            _check_accuracies(f"accuracy_{key}", accuracies)
         if (self.accuracy_calibrated is None) != (self.calibration is None):
             raise ValueError(
                 "expected accuracy_calibrated and calibration both given or both None, "
@@ -100,7 +102,11 @@ class RunResults:
     @property
     def curves(self) -> dict[str, list[float]]:
         """Accuracy at t = 1..T of each spiking network that was measured, by its key in results.json."""
-        curves = {"uncalibrated": self.accuracy_uncalibrated, "calibrated": self.accuracy_calibrated}
+        curves = {
+            "uncalibrated": self.accuracy_uncalibrated,
+            "readout_only": self.accuracy_readout_only,
+            "calibrated": self.accuracy_calibrated,
+        }
         return {key: values for key, values in curves.items() if values is not None}
 
     def standard_error(self, accuracy: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ftbc_pl.reports.results import RunResults
 from ftbc_pl.reports.sites import site_cells
-from ftbc_pl.reports.wording import closing_lines, percent, summary_line, table_steps
+from ftbc_pl.reports.wording import closing_lines, curve_name, percent, summary_line, table_steps
 from ftbc_pl.tables import text_table
 
 __all__ = ["accuracy_table", "site_table", "summary_line", "table_steps"]
@@ -34,7 +34,7 @@ def accuracy_table(results: RunResults, steps: Sequence[int] | None = None, enco
     if results.schedule == "accumulate":
         columns["latency"] = [str(results.latency)]
     for key, accuracies in results.curves.items():
-        columns[key] = [percent(accuracies[known.index(step)], results) for step in steps]
+        columns[curve_name(key)] = [percent(accuracies[known.index(step)], results) for step in steps]
     columns["ANN"] = [percent(results.ann_accuracy, results)] * len(steps)
     last = "\n".join([summary_line(results), *closing_lines(results)])
     return text_table(columns, zip(*columns.values(), strict=True), last=last, encoding=encoding)

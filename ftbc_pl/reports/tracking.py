@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ftbc_pl.reports.html import REPORT_FILE
@@ -153,8 +153,10 @@ def log_results(loggers: Iterable[Logger], results: RunResults, folder: str | os
     """
     for logger in loggers:
         if isinstance(logger, CSVLogger | WandbLogger):
-            # The way back from the log to the run. TensorBoard would take it for a second set of hyper-parameters.
+            # The way back from the log to the run.
             logger.log_hyperparams({FOLDER_KEY: os.fspath(folder)})
+        if isinstance(logger, TensorBoardLogger):  # which would take it for a second set of hyper-parameters
+            logger.experiment.add_text(FOLDER_KEY, os.fspath(folder))
         if isinstance(logger, WandbLogger):
             wandb_log(logger.experiment, results)
             if (Path(folder) / NETWORK_FILE).is_file():

@@ -109,10 +109,16 @@ def title(results: RunResults) -> str:
     return f"{first}\n{', '.join(second)}"
 
 
+def curve_name(key: str) -> str:
+    """What a curve of the results is called: `readout only` is the network without bias, its steps weighed."""
+    return key.replace("_", " ")
+
+
 def curve_label(results: RunResults, key: str) -> str:
     """Name of one of the results' curves, with the solver and the readout behind it."""
     if key != "calibrated":
-        return f"SNN, {key} (readout mean)"
+        readout = "least_squares" if key == "readout_only" else "mean"
+        return f"SNN, {curve_name(key)} (readout {readout})"
     known = facts(results)
     readout = f", readout {known['readout']}" if "readout" in known else ""
     return f"SNN, {key} ({known['solver']}{readout})"

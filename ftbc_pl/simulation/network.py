@@ -48,12 +48,15 @@ class SpikingNetwork(nn.Module):
         readout_weights: How much the output of each step counts in the prediction at each t, (T, T); calibration sets
             them, before they are those of the plain mean.
         corrections: Weights that the timesteps use instead of the ANN's, where a calibration has fitted some.
+        uncalibrated_readout: Weights (T, T) of a least-squares readout of the network without calibration, where a run
+            has fitted one: what the readout gives by itself. None elsewhere.
         exit_thresholds: Confidence at which an image may stop at each step, (T,); infinite: it may not. A choice of
             early exit sets them, a calibration takes them back.
     """
 
     readout_weights: Tensor
     exit_thresholds: Tensor
+    uncalibrated_readout: Tensor | None
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class SpikingNetwork(nn.Module):
         self.corrections = Corrections()
         self._is_calibrated = True
         self.register_buffer("exit_thresholds", torch.full((len(self.prediction_steps),), NEVER))
+        self.register_buffer("uncalibrated_readout", None)
         self._replay = Replay()
         self.eval()
 

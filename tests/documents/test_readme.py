@@ -45,7 +45,7 @@ def test_commands_are_understood(command, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments if help_wanted else [*arguments[:1], "--print_config", *arguments[1:]])
     assert ended.value.code == 0
-    assert ("snn_path" if arguments[0] == "export" else "ftbc") in capsys.readouterr().out
+    assert {"export": "snn_path", "sweep": "file"}.get(arguments[0], "ftbc") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -19,7 +19,9 @@ def test_results_json_holds_what_others_rely_on(tmp_path):
     assert path == tmp_path / "results.json"
     assert content["ann"] == {"accuracy": 0.90625}
     assert content["num_steps"] == 2
-    assert content["accuracy"] == {"uncalibrated": [0.25, 0.265625], "calibrated": [0.5, 0.515625]}
+    assert content["accuracy"] == {
+        "uncalibrated": [0.25, 0.265625], "readout_only": None, "calibrated": [0.5, 0.515625],
+    }  # fmt: skip
     assert content["calibration"] == CALIBRATION
     assert content["conversion"]["spiking"] == 3
     assert content["sites"][0]["source"] == "models/resnet.py:42"
@@ -28,7 +30,15 @@ def test_results_json_holds_what_others_rely_on(tmp_path):
     assert content.keys() == keys | own
 
 
-@pytest.mark.parametrize("results", [make_results(), make_results(1, 1), make_uncalibrated_results()])
+@pytest.mark.parametrize(
+    "results",
+    [
+        make_results(),
+        make_results(1, 1),
+        make_uncalibrated_results(),
+        make_results(2, accuracy_readout_only=[0.5, 1.0]),
+    ],
+)
 def test_results_come_back_as_they_were_written(tmp_path, results):
     assert read_results_json(write_results_json(results, tmp_path)) == results
 
@@ -60,7 +70,7 @@ def test_a_missing_key_is_named():
 
 def test_without_calibration_its_entries_are_null(tmp_path):
     content = make_uncalibrated_results(2).to_json()
-    assert content["accuracy"] == {"uncalibrated": [0.25, 0.265625], "calibrated": None}
+    assert content["accuracy"] == {"uncalibrated": [0.25, 0.265625], "readout_only": None, "calibrated": None}
     assert content["calibration"] is None
 
 

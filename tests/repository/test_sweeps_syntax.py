@@ -5,23 +5,24 @@ import yaml
 
 from ftbc_pl.reports import RunResults
 from ftbc_pl.reports.tracking import summary_metrics
+from ftbc_pl.sweeps import read_sweep
 from tests.sweep_command import first_point, first_point_command
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 
-def test_the_three_sweeps_are_there():
-    assert [path.stem for path in SWEEPS] == ["calibration_batches", "convergence", "timesteps"]
+def test_the_four_sweeps_are_there():
+    assert [path.stem for path in SWEEPS] == ["alpha", "calibration_batches", "convergence", "timesteps"]
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 class TestSweep:
-    def test_it_is_a_grid_over_values_and_its_program_exists(self, path):
-        sweep = yaml.safe_load(path.read_text())
-        assert sweep["method"] == "grid"
-        assert (ROOT / sweep["program"]).is_file()
-        assert all(spec.keys() in ({"value"}, {"values"}) for spec in sweep["parameters"].values())
+    def test_it_runs_here_as_well_and_its_program_exists(self, path, monkeypatch):
+        monkeypatch.setenv("WEIGHTS", "some/best.ckpt")
+        sweep = read_sweep(path)
+        assert (ROOT / sweep.program).is_file()
+        assert sweep.method == "grid" or sweep.cap
 
     def test_the_metric_is_in_the_summary_of_its_first_point(self, path):
         sweep = yaml.safe_load(path.read_text())

@@ -29,7 +29,7 @@ class TestSubcommands:
         assert files == {"snn.safetensors", "snn.json", "results.json", "report.html", "config.yaml"}
         found = results(fitted / "out")
         assert found["num_steps"] == 4
-        assert [len(found["accuracy"][key]) for key in ("uncalibrated", "calibrated")] == [4, 4]
+        assert [len(found["accuracy"][key]) for key in ("uncalibrated", "readout_only", "calibrated")] == [4, 4, 4]
         assert found["calibration"]["forward_passes"] == 1
         assert found["calibration"]["images"] == 40
         assert sum(found["calibration"]["readout_weights"]) == pytest.approx(1)

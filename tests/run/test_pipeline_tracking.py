@@ -27,6 +27,7 @@ def test_wandb_holds_curve_summary_config_and_artifact():
     run, found = read_run(), results("out")
     assert run.curve("snn/T", "snn/accuracy") == list(enumerate(found["accuracy"]["calibrated"], 1))
     assert run.curve("snn/T", "snn/accuracy_uncalibrated") == list(enumerate(found["accuracy"]["uncalibrated"], 1))
+    assert run.curve("snn/T", "snn/accuracy_readout_only") == list(enumerate(found["accuracy"]["readout_only"], 1))
     assert run.metrics["snn/accuracy"] == "snn/T"
     for step, accuracy in enumerate(found["accuracy"]["calibrated"], 1):
         assert run.summary[f"snn/accuracy_T{step}"] == accuracy

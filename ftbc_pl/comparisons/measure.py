@@ -1,0 +1,165 @@
+"""Measure what a comparison lacks: convert, calibrate and evaluate, with the network and the images loaded once."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from ftbc_pl.calibration import calibrate_, uncalibrated_readout
+from ftbc_pl.comparisons.plan import Plan, Rule
+from ftbc_pl.comparisons.store import Store
+from ftbc_pl.comparisons.table import ComparisonTable, Record
+from ftbc_pl.conversion import convert
+from ftbc_pl.conversion.batch import images_and_labels
+from ftbc_pl.distributed import progress_bar, sum_over_processes
+from ftbc_pl.evaluation import TimestepAccuracy
+from ftbc_pl.evaluation.metric import per_step
+from ftbc_pl.evaluation.predictions import check_images, single_output
+from ftbc_pl.functional.readout import mean_readout, weigh
+from ftbc_pl.simulation import SpikingNetwork
+
+Loader = Callable[[], Iterable[Any]]
+
+
+@torch.no_grad()
+def measure_ann(ann: nn.Module, batches: Loader, device: torch.device, progress: bool) -> tuple[float, int]:
+    """Accuracy of the ANN, and the number of images, over all processes.
+
+    Raises:
+        ValueError: There are no images.
+    """
+    metric = TimestepAccuracy(1).to(device)
+    for images, labels in _batches(batches, device, "ANN", progress):
+        metric.update(single_output(ann(images)).unsqueeze(0), labels)
+    (accuracy,), count = computed(metric)
+    return accuracy, count
+
+
+@torch.no_grad()
+def fill(
+    table: ComparisonTable, ann: nn.Module, batches: Loader, calibration: Loader, store: Store, progress: bool
+) -> None:
+    """Measure whatever the table lacks, and write each measurement at once.
+
+    Args:
+        table: What was measured so far; grows.
+        ann: The network, in evaluation mode, where it is to run.
+        batches: Gives the batches (images, labels) to evaluate on, of this process.
+        calibration: Gives the calibration batches of all draws, one draw after the other, of this process's share.
+        store: Where the measurements are written.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: There are fewer calibration batches than the draws need, or nothing to evaluate on.
+    """
+    plan, device = table.plan, _device(ann)
+    if table.ann is None:
+        table.ann, table.images = measure_ann(ann, batches, device, progress)
+        store.add(table)
+    if not any(_missing(table, draw) for draw in range(plan.draws)):
+        return
+    source = iter(calibration())
+    for draw in range(plan.draws):
+        own = list(islice(source, plan.num_batches))
+        if len(own) < plan.num_batches:
+            raise ValueError(
+                f"{plan.draws} draws need {plan.draws * plan.num_batches} calibration batches, the loader holds "
+                f"{draw * plan.num_batches + len(own)}: lower draws, num_batches or the size of the batches."
+            )
+        for rule, snn in _to_do(table, ann, own, draw):
+            record = _measured(table, rule, snn, own, draw, batches, progress)
+            table.records.append(record)
+            store.add(table)
+            rank_zero_info(f"Measured {rule.name}, T = {snn.num_steps}, draw {draw + 1} of {plan.draws}.")
+
+
+def _missing(table: ComparisonTable, draw: int) -> list[tuple[Rule, int]]:
+    """Rules and T that a draw lacks."""
+    plan = table.plan
+    pairs = [(rule, steps) for steps in reversed(plan.num_steps) for rule in plan.rules]
+    return [(rule, steps) for rule, steps in pairs if table.record(rule, steps, draw) is None]
+
+
+def _to_do(
+    table: ComparisonTable, ann: nn.Module, batches: list[Any], draw: int
+) -> Iterator[tuple[Rule, SpikingNetwork]]:
+    """What a draw lacks, with a network converted for its T; the largest T first, which may serve the smaller ones."""
+    snn: SpikingNetwork | None = None
+    for rule, steps in _missing(table, draw):
+        if table.record(rule, steps, draw) is not None:
+            continue  # a calibration at a larger T has given it meanwhile
+        if snn is None or snn.num_steps != steps:
+            snn = _converted(table.plan, ann, steps, batches)
+        yield rule, snn
+
+
+def _converted(plan: Plan, ann: nn.Module, steps: int, batches: list[Any]) -> SpikingNetwork:
+    snn = convert(ann, steps, batches=batches, num_batches=len(batches), **plan.conversion)
+    snn.to(_device(ann))
+    if plan.simulation.time_chunk is not None:
+        snn.time_chunk = plan.simulation.time_chunk
+    if plan.simulation.compile:
+        snn.compile_neurons()
+    return snn
+
+
+def _measured(
+    table: ComparisonTable,
+    rule: Rule,
+    snn: SpikingNetwork,
+    own: list[Any],
+    draw: int,
+    batches: Loader,
+    progress: bool,
+) -> Record:
+    """Calibrate by a rule, and evaluate with both readouts."""
+    seconds = 0.0
+    weights: Tensor | None
+    if rule.solver is None:
+        weights = uncalibrated_readout(snn, own, len(own))
+    else:
+        seconds = calibrate_(snn, own, progress=progress, **table.plan.options(rule)).seconds
+        weights = snn.readout_weights
+    assert weights is not None  # several outputs were refused when the ANN was measured
+    readouts = {"mean": mean_readout(snn.num_steps), "least_squares": weights}
+    metrics = {name: TimestepAccuracy(snn.num_steps).to(snn.device) for name in readouts}
+    title = f"{rule.name}, T = {snn.num_steps}"
+    with snn.uncalibrated() if rule.solver is None else nullcontext():
+        for images, labels in _batches(batches, snn.device, title, progress):
+            outputs = single_output(snn(images))  # one forward for all readouts: they are linear maps over the steps
+            for name, metric in metrics.items():
+                metric.update(weigh(outputs, readouts[name]), labels)
+    sources = {record.threshold_from for record in snn.report.sites}
+    return Record(
+        solver=rule.solver,
+        weights=rule.weights,
+        num_steps=snn.num_steps,
+        draw=draw,
+        causal=rule.is_causal and "mse" not in sources,
+        accuracies={name: computed(metric)[0] for name, metric in metrics.items()},
+        seconds=seconds,
+    )
+
+
+def _batches(batches: Loader, device: torch.device, title: str, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    with torch.autocast(device.type, enabled=False):
+        for batch in progress_bar(batches(), title, progress):
+            images, labels = images_and_labels(batch)
+            check_images(images)
+            yield images.to(device), labels.to(device)
+
+
+def computed(metric: TimestepAccuracy) -> tuple[list[float], int]:
+    """Accuracy at each step and number of images, over all processes."""
+    images = int(sum_over_processes(metric.images.clone()).item())
+    if not images:
+        raise ValueError("There are no images to evaluate on.")
+    return per_step(metric), images
+
+
+def _device(ann: nn.Module) -> torch.device:
+    return next((value.device for value in ann.parameters()), torch.device("cpu"))
