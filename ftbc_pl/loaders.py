@@ -1,13 +1,21 @@
-"""Calibration images of a run: the datamodule's own, or those of the training loader's data set."""
+"""Calibration images of a run: those that were handed in, the datamodule's own, or those of the training loader."""
 
+from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
 
+from ftbc_pl.conversion.batch import to_images
 from ftbc_pl.distributed import process_place
+
+_HOW = "FTBC(calibration=loader), or add calibration_dataloader(batch_size, num_batches) to the datamodule"
+_HAVE_SAID: WeakSet[Trainer] = WeakSet()
 
 
 def offers_calibration_images(data: Any) -> bool:
@@ -15,17 +23,22 @@ def offers_calibration_images(data: Any) -> bool:
     return hasattr(data, "calibration_dataloader")
 
 
-def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int) -> Any:
+def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, given: Any = None) -> Any:
     """Loader of this process's share of the calibration images.
 
     Args:
-        trainer: The trainer, whose fit has begun where the datamodule offers no images.
+        trainer: The trainer, whose fit has begun where neither `given` nor the datamodule offers images.
         batch_size: Images in a batch, counted over all processes.
         num_batches: Number of batches.
+        given: Batches to take instead, checked by `check_batches`; their size is their own.
 
     Raises:
-        TypeError: There is neither a method of the datamodule nor a training loader with a data set to choose from.
+        TypeError: There are no images: nothing was handed in, the datamodule has no such method, and the training
+            loader has no data set to choose from.
+        ValueError: `given` has fewer batches.
     """
+    if given is not None:
+        return _given_batches(given, num_batches)
     data: Any = getattr(trainer, "datamodule", None)
     if offers_calibration_images(data):
         return data.calibration_dataloader(batch_size, num_batches)
@@ -33,18 +46,62 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int) -> A
     images: Any = getattr(loader, "dataset", None)
     if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
         raise TypeError(
-            "FTBC takes calibration images from the datamodule's calibration_dataloader(batch_size, num_batches), or "
-            f"from the data set of the training loader; {type(data).__name__} has no such method, and the training "
-            f"loader is a {type(loader).__name__} without a data set of known length: add the method."
+            "FTBC takes calibration images from the data set of the training loader, but that loader is a "
+            f"{type(loader).__name__} without a data set of known length: hand images in by {_HOW}."
         )
     count = len(images)
     size = min(batch_size, count // num_batches)
-    rank_zero_info(
+    if not size:
+        raise ValueError(
+            f"expected at most {count} calibration batches, one for each training image, got {num_batches}"
+        )
+    _say_once(
+        trainer,
         f"FTBC calibrates with {size * num_batches} of the {count} images of the training loader, as its data set "
-        "gives them: with augmentation, where it has some. A calibration_dataloader(batch_size, num_batches) of the "
-        "datamodule hands out others."
+        f"gives them: with augmentation, where it has some. To take others, hand them in by {_HOW}.",
     )
     rank, processes = process_place()
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: size * num_batches]
     batches = [batch[rank::processes].tolist() for batch in order.split(size)]
     return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
+
+
+def _say_once(trainer: Trainer, text: str) -> None:
+    """Print a line in the trial before a training, and not again after it."""
+    if trainer not in _HAVE_SAID:
+        _HAVE_SAID.add(trainer)
+        rank_zero_info(text)
+
+
+def check_batches(given: Any) -> None:
+    """Check that batches that are handed in can be gone through several times.
+
+    Raises:
+        TypeError: They can't: this is an iterator, or a single batch.
+    """
+    if isinstance(given, Tensor | dict) or not isinstance(given, Iterable) or isinstance(given, Iterator):
+        raise TypeError(
+            "expected calibration as a loader or a list of batches, which can be gone through more than once, got "
+            f"{type(given).__name__}: put batches into a list"
+        )
+
+
+def _given_batches(given: Any, num_batches: int) -> Any:
+    if isinstance(given, Sized) and len(given) < num_batches:
+        raise ValueError(
+            f"expected calibration with at least {num_batches} batches (num_batches), got {len(given)}: lower "
+            "num_batches, or hand in more"
+        )
+    rank, processes = process_place()
+    shared_out = isinstance(getattr(given, "sampler", None), DistributedSampler)
+    return given if processes == 1 or shared_out else _Share(given, num_batches, rank, processes)
+
+
+class _Share:
+    """This process's share of every batch."""
+
+    def __init__(self, batches: Iterable[Any], count: int, rank: int, processes: int) -> None:
+        self.batches, self.count, self.rank, self.processes = batches, count, rank, processes
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (to_images(batch)[self.rank :: self.processes] for batch in islice(self.batches, self.count))

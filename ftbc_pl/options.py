@@ -203,14 +203,17 @@ class RunOptions(SimulationOptions, CalibrationOptions, ConversionOptions):
         batch_size: Images in each calibration batch, counted over all processes.
         output_dir: Folder for the results; left out: a new one below runs/.
         overwrite: Whether output_dir may hold the results of an earlier run.
-        network: Attribute of the LightningModule that holds the network.
+        network: Attribute of the LightningModule that holds the network, with dots to lead further inside; self for the
+            module itself; left out: network, model, backbone or net, or its only module with weights.
+        trial: Whether the conversion is tried on two images before the training, which takes seconds.
     """
 
     enabled: bool = True
     batch_size: int = 128
     output_dir: str | None = None
     overwrite: bool = False
-    network: str = "network"
+    network: str | None = None
+    trial: bool = True
 
     def __post_init__(self) -> None:
         """Check the values.

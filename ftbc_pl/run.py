@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
@@ -24,12 +24,14 @@ from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
 from ftbc_pl.loaders import calibration_loader, offers_calibration_images
+from ftbc_pl.models.images import remember_images, remembered_images
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.tracking import logger_links
 from ftbc_pl.safety.output import OutputFolder, check_unused
 from ftbc_pl.safety.trial import check_convertible
+from ftbc_pl.simulation.shorten import reads_mean, shorten_, use_mean_readout_
 
 
 class Settings(Callback):
@@ -56,9 +58,15 @@ class Run:
         report: What the calibration did; None before it, and for networks that were not calibrated.
     """
 
-    def __init__(self, options: RunOptions) -> None:
-        """Claim nothing yet."""
-        self.options = options
+    def __init__(self, options: RunOptions, calibration: Any = None, given: Iterable[str] = ()) -> None:
+        """Claim nothing yet.
+
+        Args:
+            options: What to do.
+            calibration: Batches of training images to calibrate with; left out: from the data.
+            given: Names of the options that were given.
+        """
+        self.options, self.calibration, self.given = options, calibration, frozenset(given)
         self.folder: Path | None = None
         self.snn: SpikingNetwork | None = None
         self.report: CalibrationReport | None = None
@@ -76,7 +84,7 @@ class Run:
         self.claim(trainer)
         if self.options.compile:
             check_compiler(run_device(trainer))
-        if offers_calibration_images(getattr(trainer, "datamodule", None)):
+        if self._has_images(trainer):
             self._try(trainer, network)
 
     def check_training_images(self, trainer: Trainer, network: nn.Module) -> None:
@@ -86,10 +94,16 @@ class Run:
             ConversionError: The network can't be converted.
             TypeError: The images can't serve to calibrate.
         """
-        if not offers_calibration_images(getattr(trainer, "datamodule", None)):
+        if not self._has_images(trainer):
             self._try(trainer, network)
 
+    def _has_images(self, trainer: Trainer) -> bool:
+        """Whether there are calibration images before the training loader is made."""
+        return self.calibration is not None or offers_calibration_images(getattr(trainer, "datamodule", None))
+
     def _try(self, trainer: Trainer, network: nn.Module) -> None:
+        if not self.options.trial:
+            return
         loader = self._calibration_loader(trainer)
         check_convertible(network, loader, self.options.part(ConversionOptions))
 
@@ -135,6 +149,8 @@ class Run:
         self.claim(trainer)
         options = self.options
         loader = self._calibration_loader(trainer)
+        if not remembered_images(ann):
+            remember_images(ann, getattr(getattr(trainer, "datamodule", None), "image_config", None) or {})
         conversion = options.part(ConversionOptions).to_dict()
         ann = ann.float().to(run_device(trainer))
         snn = convert(ann, batches=loader, num_batches=options.num_batches, **conversion)
@@ -147,6 +163,23 @@ class Run:
             save_snn(snn, self._output.place / "snn", report=self.report)
         self.snn = snn
         return snn
+
+    def adapt(self, snn: SpikingNetwork, report: CalibrationReport | None) -> CalibrationReport | None:
+        """Let a saved network have the timesteps and the readout that were asked for, and return its report for them.
+
+        Raises:
+            ValueError: It was not calibrated for these.
+        """
+        if "readout" in self.given and self.options.readout == "mean":
+            use_mean_readout_(snn)
+        elif "readout" in self.given and report is not None and snn.num_steps > 1 and reads_mean(snn.readout_weights):
+            raise ValueError(
+                "expected readout mean, with which the saved network was calibrated, got least_squares: calibrate it "
+                "again for another readout"
+            )
+        if "num_steps" in self.given:
+            shorten_(snn, self.options.num_steps)
+        return None if report is None else report.first_steps(snn.num_steps, snn.readout_weights[-1].tolist())
 
     def place(self, trainer: Trainer, snn: SpikingNetwork) -> SpikingNetwork:
         """Move the spiking network to where it runs, and let it run as the options say."""
@@ -179,17 +212,14 @@ class Run:
             log_results(trainer.loggers, results, folder)
             rank_zero_info(f"\n{accuracy_table(results)}\nSaved to {folder}: {', '.join(names)}\n")
 
-    def write_without_accuracies(self, trainer: Trainer) -> None:
+    def write_without_accuracies(self, trainer: Trainer, why: str = "there are no validation images") -> None:
         """Write and print what there is where nothing was measured; process 0 only, no-op in others."""
         folder = self.claim(trainer)
         settings = Settings.of(trainer, self.options)
         if self._output is not None:
             write_text_atomic(self._output.place / "config.yaml", settings)
             names = self._commit()
-            rank_zero_info(
-                f"\nNo accuracy was measured, since there are no validation images. Saved to {folder}: "
-                f"{', '.join(names)}\n"
-            )
+            rank_zero_info(f"\nNo accuracy was measured, since {why}. Saved to {folder}: {', '.join(names)}\n")
 
     def _commit(self) -> list[str]:
         assert self._output is not None
@@ -198,7 +228,7 @@ class Run:
         return names
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
-        return calibration_loader(trainer, self.options.batch_size, self.options.num_batches)
+        return calibration_loader(trainer, self.options.batch_size, self.options.num_batches, self.calibration)
 
 
 def run_device(trainer: Trainer) -> torch.device:
@@ -244,18 +274,6 @@ def warn_without_validation(trainer: Trainer) -> None:
             "There are no validation images (data.val_split or trainer.limit_val_batches is 0): the last weights will "
             "be converted and saved, without a best checkpoint, accuracies or a report."
         )
-
-
-def network_of(module: LightningModule, attribute: str = "network") -> nn.Module:
-    """The ANN inside a LightningModule.
-
-    Raises:
-        AttributeError: It has no such attribute.
-    """
-    network = getattr(module, attribute, None)
-    if not isinstance(network, nn.Module):
-        raise AttributeError(f"{type(module).__name__} has no network in its attribute {attribute!r}; name it.")
-    return network
 
 
 def _shows_progress(trainer: Trainer) -> bool:

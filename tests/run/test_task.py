@@ -9,8 +9,8 @@ from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from ftbc_pl.data import DigitsData
+from ftbc_pl.finding import network_of
 from ftbc_pl.layers import QCFS, ClippedReLU
-from ftbc_pl.run import network_of
 from ftbc_pl.schedules import Cosine, OneCycle
 from ftbc_pl.task import ImageClassifier
 
