@@ -1,6 +1,7 @@
 """The LightningModule that trains the ANN."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -210,10 +211,11 @@ class ImageClassifier(LightningModule):
         groups: list[dict[str, Any]] = [{"params": others}]
         if thresholds:
             groups.append({"params": thresholds, "weight_decay": 0.0})
-        optimizer = self.optimizer(groups)
-        if self.optimizer is default_optimizer and any(self.started_from.values()):
+        make = self.optimizer
+        if make is default_optimizer and any(self.started_from.values()):
             rank_zero_info(f"From trained weights, the learning rate is {FINE_TUNING_RATE} instead of {TRAINING_RATE}.")
-            optimizer = default_optimizer(groups, FINE_TUNING_RATE)
+            make = partial(default_optimizer, lr=FINE_TUNING_RATE)
+        optimizer = make(groups)
         if self.lr_scheduler is None:
             return optimizer
         announce_length(optimizer, int(self.trainer.estimated_stepping_batches))

@@ -56,11 +56,9 @@ def with_found(arguments: Sequence[str]) -> list[str]:
     if not given or given[0] not in _COMMANDS or {"-h", "--help"} & set(given):
         return given
     said = Said(given)
-    unused = [
-        name for name in ("ftbc.output_dir", "ftbc.overwrite") if name in said.arguments and given[0] == "predict"
-    ]
+    unused = [name for name in _UNUSED.get(given[0], ()) if name in said.arguments]
     if unused:
-        raise ValueError(f"{unused[0]} takes no effect on predict: use --output and --overwrite.")
+        raise ValueError(f"{unused[0]} takes no effect on {given[0]}: use --output and --overwrite.")
     data = [f"--data={_IMAGE_DATA}"] if "data.root" in said.arguments and not _names_data(said) else []
     found = [*_channels(said, bool(data)), *_learning_rate(said, given[0])]
     return [given[0], *data, *given[1:], *found]

@@ -95,7 +95,7 @@ def test_checkpoints_of_earlier_versions_serve_too(fitted):
         ("--model.network=cifar_vgg16", "model.network is cifar_vgg16, but the network in {} was made with network"),
         ("--ftbc.batch_size=7", "ftbc.batch_size is 7, but the network in {} was made with batch_size 40"),
         ("--ftbc.enabled=false", "ftbc.enabled is False, but the network in {} was made with enabled True"),
-        ("--ftbc.network=net", "ftbc.network is net, but the network in {} was made with network None"),
+        ("--ftbc.network=net", "ftbc.network takes no effect on the network saved in {}, which is made already"),
         ("--ftbc.weights=ridge", "ftbc.weights is ridge, but the network in {} was made with weights keep"),
         ("--ftbc.num_steps=0", "ftbc.num_steps is 0, but the network in {} was made with num_steps 4"),
         ("--model.levels=16", "model.levels is 16, but the network in {} was made with levels 4"),
