@@ -99,8 +99,7 @@ class ImageData(ClassificationData):
                 without an image count only where this number says so.
             download: Download the data set if it isn't in `root` yet (`torch/…`).
             batch_size: Images in a training batch of each process.
-            eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
-                `batch_size`.
+            eval_batch_size: The same when validating, testing and predicting; left out: twice `batch_size`.
             num_workers: Processes that decode images, for each training process; left out: one per core, up to 8, and
                 none for images kept in memory, where they would cost more than they bring; at most 4 per core are
                 started.
@@ -119,10 +118,8 @@ class ImageData(ClassificationData):
                 resizes above.
             padding: Largest shift in pixels; left out: an eighth of the input size (4 for CIFAR).
             hflip: Probability that a training image is mirrored.
-            auto_augment: timm's augmentation policy, such as `rand-m9-mstd0.5` (RandAugment), `original` (AutoAugment),
-                `augmix-m3`.
-            color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out where
-                `auto_augment` is given.
+            auto_augment: timm's augmentation policy, such as `rand-m9-mstd0.5`, `original` (AutoAugment), `augmix-m3`.
+            color_jitter: Strength of random brightness, contrast and saturation; without effect by `auto_augment`.
             re_prob: Probability that a random rectangle of a training image is erased.
             mixup_alpha: Strength of Mixup, 0 for none; targets become probabilities `(B, num_classes)`.
             cutmix_alpha: Strength of CutMix, 0 for none; with both, each batch gets one of the two.
@@ -132,14 +129,15 @@ class ImageData(ClassificationData):
         super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, held_out)
         folder = Path(root) if name in FOLDER_NAMES else None
         self.found = find_splits(folder, train_split, test_split, val_split_name, holds_out=val_split is not None)
-        train_split, test_split, val_split_name = self.found.train, self.found.test, self.found.val
-        if train_split in (test_split, val_split_name):
-            raise ValueError(f"expected different splits for training and evaluation, got {train_split} for both")
+        names = self.found.train, self.found.test, self.found.val
+        self.train_split, self.test_split, self.val_split_name = names
+        if self.train_split in names[1:]:
+            raise ValueError(f"expected different splits for training and evaluation, got {self.train_split} for both")
         size = height_and_width(input_size)
         if in_chans not in (None, 1, 3):
             raise ValueError(f"expected data.in_chans of 3 (colour) or 1 (grey), got {in_chans}")
-        self.root, self.dataset, self.download, self.in_chans = root, name, download, in_chans or 3
-        self.train_split, self.test_split, self.val_split_name = train_split, test_split, val_split_name
+        self.root, self.dataset, self.download = root, name, download
+        self.in_chans = in_chans or (1 if len(mean or ()) == 1 else 3)
         self.random_crop, self.padding, self.hflip = random_crop, padding, hflip
         self.auto_augment, self.color_jitter, self.re_prob = auto_augment, color_jitter, re_prob
         self.mixup_alpha, self.cutmix_alpha, self.cache = mixup_alpha, cutmix_alpha, cache
@@ -147,7 +145,7 @@ class ImageData(ClassificationData):
         self._given |= {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct}
         self._num_classes = num_classes
         expected = CLASSES.get(name) if num_classes is None else num_classes
-        self._splits = Splits(name, root, self._mode, train_split, (test_split, val_split_name), expected)
+        self._splits = Splits(name, root, self._mode, names[0], names[1:], expected)
         self._predicted: Images | None = None
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._mixup: Mixup | None = None

@@ -193,7 +193,8 @@ def test_a_network_that_was_calibrated_for_the_mean_has_no_other_readout(fitted,
     )
     Path("mean/config.yaml").unlink()
     assert how_it_was_made("mean")["ftbc"]["readout"] == "mean"
-    main(["test", *QUICK, "--snn_path=mean", "--ftbc.output_dir=again", "--ftbc.num_steps=3"])
+    main(["test", "--data=DigitsData", "--data.eval_batch_size=72", "--trainer.accelerator=cpu", "--snn_path=mean",
+          "--ftbc.output_dir=again", "--ftbc.num_steps=3"])  # fmt: skip
     assert results("again")["num_steps"] == 3
     trainer = FTBCTrainer(accelerator="cpu", logger=False, callbacks=[FTBC(readout="least_squares", output_dir="x")])
     with pytest.raises(ValueError, match="expected readout mean, with which the saved network was calibrated"):

@@ -1,4 +1,4 @@
-"""Size, mean and standard deviation go beside saved weights, are in force where these are loaded, and conflicts are said."""
+"""Size, mean and deviation go beside saved weights and are in force where these are loaded; conflicts are said."""
 
 import json
 import shutil
@@ -41,8 +41,8 @@ def test_what_is_given_is_in_force_and_a_conflict_is_said(fitted):
     network = load_snn(fitted / "out").network
     write_splits(Path("images"), train=4, test=2, size=8)
     data = ImageData("images", mean=[0.5], input_size=16)
-    with pytest.warns(UserWarning, match=r"data\.input_size is \[1, 16, 16\], the weights were trained with \[1, 8, 8\]; "
-                                         r"data\.mean is \[0\.5\], the weights were trained with \[0\.305\]"):  # fmt: skip
+    size = r"data\.input_size is \[1, 16, 16\], the weights were trained with \[1, 8, 8\]"
+    with pytest.warns(UserWarning, match=rf"{size}; data\.mean is \[0\.5\], the weights were trained with \[0\.305\]"):
         data.resolve_from(network)
     assert (data.input_size, data.mean, data.std) == ((1, 16, 16), (0.5,), (0.376,))
     data.resolve_from(network)  # said once
@@ -57,6 +57,7 @@ def test_so_is_one_with_data_that_have_a_size_of_their_own():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_checkpoint_is_tested_on_images_as_it_was_trained(caplog):
     write_splits(Path("images"), train=8, test=4, size=8)
     small = ["--trainer.accelerator=cpu", *QUIET, "--data.root=images"]
@@ -67,10 +68,10 @@ def test_a_checkpoint_is_tested_on_images_as_it_was_trained(caplog):
     seen = []
     resolve = ImageData.resolve_from
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImageData, "resolve_from", lambda data, net: (resolve(data, net), seen.append(data.image_config)))
+        patch.setattr(ImageData, "resolve_from", lambda data, network: seen.append((resolve(data, network), data)))
         main(["test", *small, "--ckpt_path=best.ckpt"])
-    assert seen[0]["mean"] == [0.1, 0.2, 0.3]
-    assert seen[0]["input_size"] == [3, 8, 8]
+    assert seen[0][1].mean == (0.1, 0.2, 0.3)
+    assert seen[0][1].input_size == (3, 8, 8)
 
 
 @pytest.mark.parametrize(
