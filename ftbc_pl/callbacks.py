@@ -111,7 +111,7 @@ class FTBC(Callback):
         if not self.options.trial:
             return True
         with isolate_rng():
-            why = why_not_measured(network, next(validation_batches(trainer)))
+            why = why_not_measured(network, next(validation_batches(trainer), None))
         if in_any_process(bool(why), trainer.strategy.root_device):
             rank_zero_warn(
                 "The network will be converted, calibrated and saved, but no accuracy measured, since the validation "

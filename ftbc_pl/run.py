@@ -3,6 +3,7 @@
 The trainer's subcommands and the callback both use a `Run`, so all of them leave the same files.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -15,6 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_
 from ftbc_pl.conversion import SpikingNetwork, convert
@@ -241,7 +243,7 @@ def run_device(trainer: Trainer) -> torch.device:
 def validation_batches(trainer: Trainer) -> Iterator[Any]:
     """The batches of a fit's validation loaders, each as far as the trainer's limits go."""
     for loader, limit in _validation_loaders(trainer):
-        yield from islice(loader, limit)
+        yield from islice(loader, None if math.isinf(limit) else int(limit))
 
 
 def has_validation(trainer: Trainer) -> bool:
@@ -249,8 +251,8 @@ def has_validation(trainer: Trainer) -> bool:
     return any(limit for _, limit in _validation_loaders(trainer))
 
 
-def _validation_loaders(trainer: Trainer) -> list[tuple[Any, int]]:
-    """The validation loaders of a fit, with the number of batches to take of each."""
+def _validation_loaders(trainer: Trainer) -> list[tuple[Any, float]]:
+    """The validation loaders of a fit, with the number of batches to take of each; infinite: all of a stream."""
     if trainer.val_dataloaders is None and trainer.enable_validation:
         trainer.fit_loop.epoch_loop.val_loop.setup_data()  # a training that goes on at its end has not needed them
     loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
@@ -258,13 +260,21 @@ def _validation_loaders(trainer: Trainer) -> list[tuple[Any, int]]:
     if loaders is None and trainer.limit_val_batches and is_overridden("val_dataloader", data, LightningDataModule):
         loaders = data.val_dataloader()  # the task has no validation of its own
         limits = []
-    given = [] if loaders is None else [loaders] if hasattr(loaders, "dataset") else list(loaders)
-    limits = limits or [_limit(trainer.limit_val_batches, len(loader)) for loader in given]
-    return [(loader, int(min(limit, len(loader)))) for loader, limit in zip(given, limits, strict=False)]
+    given = [] if loaders is None else tree_leaves(loaders)  # one loader, or lists and dicts of them
+    limits = limits or [_limit(trainer.limit_val_batches, _length(loader)) for loader in given]
+    return [(loader, min(limit, _length(loader))) for loader, limit in zip(given, limits, strict=False)]
 
 
-def _limit(limit: int | float, batches: int) -> int:
-    return limit if isinstance(limit, int) else int(limit * batches)
+def _limit(limit: int | float, batches: float) -> float:
+    return limit if isinstance(limit, int) or math.isinf(batches) else int(limit * batches)
+
+
+def _length(loader: Any) -> float:
+    """Number of batches; infinite where the loader does not know, as for a data set that is a stream."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return math.inf
 
 
 def warn_without_validation(trainer: Trainer) -> None:

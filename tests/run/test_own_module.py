@@ -62,6 +62,11 @@ class Classifier(Task):
         self.log("accuracy", (self.outputs(batch[0]).argmax(1) == batch[1]).float().mean())
 
 
+class SeveralLoaders(Classifier):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, batch_idx)
+
+
 class Whole(Classifier):
     """A network that is the LightningModule itself, as in many tutorials."""
 
@@ -193,6 +198,19 @@ def test_an_iterable_data_set_needs_them():
     callback = FTBC(num_steps=2, output_dir="out", calibration=[data()[:8]])
     trainer_of(callback).fit(module, stream, DataLoader(data(), 8))
     assert callback.report.images == 8
+
+
+def test_validation_images_may_come_as_a_stream_or_from_several_loaders():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(data(10))
+
+    loaders = [DataLoader(Stream(), 4), DataLoader(data(6), 4)]
+    for limit, images in ((1.0, 16), (2, 14)):
+        folder = f"out{limit}"
+        trainer = trainer_of(FTBC(num_steps=2, output_dir=folder), limit_val_batches=limit)
+        trainer.fit(SeveralLoaders(model=small()), DataLoader(data(), 8), loaders)
+        assert results(folder)["images"] == images
 
 
 @pytest.mark.parametrize("batches", [iter([torch.rand(4, 1, 8, 8)]), torch.rand(4, 1, 8, 8), 3, {"image": 1}])
