@@ -1,6 +1,6 @@
 """Calibration images of a run: those that were handed in, the datamodule's own, or those of the training loader."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 from weakref import WeakSet
@@ -41,13 +41,16 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, give
         return _given_batches(given, num_batches)
     data: Any = getattr(trainer, "datamodule", None)
     if offers_calibration_images(data):
-        return data.calibration_dataloader(batch_size, num_batches)
+        own = data.calibration_dataloader(batch_size, num_batches)
+        _check_count(own, num_batches, "calibration_dataloader of the datamodule")
+        return own
     loader: Any = trainer.train_dataloader
     images: Any = getattr(loader, "dataset", None)
     if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+        found = "there is none" if loader is None else f"that {type(loader).__name__} has none of known length"
         raise TypeError(
-            "FTBC takes calibration images from the data set of the training loader, but that loader is a "
-            f"{type(loader).__name__} without a data set of known length: hand images in by {_HOW}."
+            f"FTBC takes calibration images from the data set of the training loader, but {found}: hand images in by "
+            f"{_HOW}."
         )
     count = len(images)
     size = min(batch_size, count // num_batches)
@@ -87,14 +90,22 @@ def check_batches(given: Any) -> None:
 
 
 def _given_batches(given: Any, num_batches: int) -> Any:
-    if isinstance(given, Sized) and len(given) < num_batches:
-        raise ValueError(
-            f"expected calibration with at least {num_batches} batches (num_batches), got {len(given)}: lower "
-            "num_batches, or hand in more"
-        )
+    _check_count(given, num_batches, "calibration")
     rank, processes = process_place()
     shared_out = isinstance(getattr(given, "sampler", None), DistributedSampler)
     return given if processes == 1 or shared_out else _Share(given, num_batches, rank, processes)
+
+
+def _check_count(batches: Any, num_batches: int, source: str) -> None:
+    try:
+        count = len(batches)
+    except (TypeError, NotImplementedError):  # a stream
+        return
+    if count < num_batches:
+        raise ValueError(
+            f"expected at least {num_batches} batches (num_batches) of {source}, got {count}: lower num_batches, or "
+            "hand in more"
+        )
 
 
 class _Share:

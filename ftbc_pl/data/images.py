@@ -40,12 +40,12 @@ class ImageData(ClassificationData):
     and folders are no part of a data set.
 
     The three roles: training images are those of `train_split`, less the validation images; test images are those of
-    `test_split`. Validation images are those of `val_split_name` where the data set has three splits, else held out
-    from the training images. ImageNet's `val` folder is what results are reported on, so it is the test split here
-    (`test_split: val`), and validation images are held out from `train`.
+    `test_split`. Validation images are those of the split for validation where there is one, else held out from the
+    training images. ImageNet's `val` folder is what results are reported on, so it is the test split in its configs
+    (`test_split: val`), and validation images are held out from `train`. In folders, splits go by their usual names.
 
     Small images are decoded once, kept in memory as bytes and augmented a batch at a time. Size, mean, standard
-    deviation, resampling and crop that are not given come from the network's timm configuration.
+    deviation, resampling and crop that are not given are those that the network's weights were trained with.
     """
 
     def __init__(

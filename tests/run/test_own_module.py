@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -222,8 +222,22 @@ def test_what_can_be_gone_through_once_is_refused(batches):
 def test_nothing_given_beside_calibration_is_ignored():
     with pytest.raises(ValueError, match="calibration brings batches of its own: leave batch_size out"):
         FTBC(calibration=[torch.rand(4, 1, 8, 8)], batch_size=4)
-    with pytest.raises(ValueError, match=r"at least 2 batches \(num_batches\), got 1"):
+    with pytest.raises(ValueError, match=r"at least 2 batches \(num_batches\) of calibration, got 1"):
         calibration_loader(None, 128, 2, [torch.rand(4, 1, 8, 8)])
+
+
+def test_too_few_batches_of_a_datamodule_are_said_before_the_training():
+    class Images(LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(data(), 8)
+
+        def calibration_dataloader(self, batch_size, num_batches):
+            return DataLoader(data(), batch_size)
+
+    trainer = trainer_of(FTBC(num_steps=2, num_batches=2, output_dir="out"))
+    with pytest.raises(ValueError, match=r"at least 2 batches \(num_batches\) of calibration_dataloader of the data"):
+        trainer.fit(Classifier(model=small()), datamodule=Images())
+    assert trainer.global_step == 0
 
 
 def test_each_process_takes_its_share_of_the_batches_that_are_handed_in(monkeypatch):
