@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from ftbc_pl.conversion import prepare as prepare
     from ftbc_pl.energy import EnergyCost as EnergyCost
     from ftbc_pl.energy import measure_energy as measure_energy
+    from ftbc_pl.energy import measure_firing_rates as measure_firing_rates
     from ftbc_pl.evaluation import choose_exit_ as choose_exit_
     from ftbc_pl.evaluation import diagnose as diagnose
     from ftbc_pl.evaluation import evaluate as evaluate
+    from ftbc_pl.evaluation import evaluate_ann as evaluate_ann
+    from ftbc_pl.evaluation import evaluate_beside_ann as evaluate_beside_ann
     from ftbc_pl.evaluation import evaluate_exit as evaluate_exit
     from ftbc_pl.evaluation import evaluate_outputs as evaluate_outputs
     from ftbc_pl.export import export_nir as export_nir
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from ftbc_pl.layers import register_activation as register_activation
     from ftbc_pl.models import create_network as create_network
     from ftbc_pl.options import PAPER as PAPER
+    from ftbc_pl.reports import write_report as write_report
     from ftbc_pl.trainer import FTBCTrainer as FTBCTrainer
 
 __version__ = "0.1.0"
@@ -54,16 +58,20 @@ _HOMES = {
     "create_network": "ftbc_pl.models",
     "diagnose": "ftbc_pl.evaluation",
     "evaluate": "ftbc_pl.evaluation",
+    "evaluate_ann": "ftbc_pl.evaluation",
+    "evaluate_beside_ann": "ftbc_pl.evaluation",
     "evaluate_exit": "ftbc_pl.evaluation",
     "evaluate_outputs": "ftbc_pl.evaluation",
     "export_nir": "ftbc_pl.export",
     "export_onnx": "ftbc_pl.export",
     "load_snn": "ftbc_pl.io",
     "measure_energy": "ftbc_pl.energy",
+    "measure_firing_rates": "ftbc_pl.energy",
     "prepare": "ftbc_pl.conversion",
     "register_activation": "ftbc_pl.layers",
     "register_solver": "ftbc_pl.calibration",
     "save_snn": "ftbc_pl.io",
+    "write_report": "ftbc_pl.reports",
 }
 
 __all__ = list(_HOMES)

@@ -16,11 +16,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import WandbLogger
 
-from ftbc_pl.callbacks import FTBC
 from ftbc_pl.command.allowed import bounded, check_classes
 from ftbc_pl.command.endings import say_how_it_ended
 from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, check_path, hyper_parameters
 from ftbc_pl.command.offline import choose_offline
+from ftbc_pl.command.section import ftbc_section
+from ftbc_pl.command.unsaid import with_found
 from ftbc_pl.data import ClassificationData
 from ftbc_pl.data.rate import DataRate
 from ftbc_pl.export import export
@@ -63,7 +64,7 @@ class FTBCCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the sections that Lightning doesn't know."""
-        parser.add_lightning_class_args(FTBC, "ftbc")
+        parser.add_lightning_class_args(ftbc_section, "ftbc")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.monitor": "val/accuracy", "checkpoint.mode": "max"})
         parser.set_defaults({"trainer.logger": {"class_path": _CSV_LOGGER, "init_args": {"save_dir": "runs"}}})
@@ -154,7 +155,7 @@ def main(args: Sequence[str] | None = None) -> None:
             with stopping.handled():
                 auto_cli(sweep, args=arguments[1:], prog="ftbc-pl sweep")
             return
-        with _arguments(data_first(arguments)), stopping.handled():
+        with _arguments(data_first(with_found(arguments))), stopping.handled():
             FTBCCLI(
                 ImageClassifier,
                 ClassificationData,

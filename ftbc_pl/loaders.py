@@ -1,13 +1,21 @@
-"""Calibration images of a run: the datamodule's own, or those of the training loader's data set."""
+"""Calibration images of a run: those that were handed in, the datamodule's own, or those of the training loader."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
 
+from ftbc_pl.conversion.batch import to_images
 from ftbc_pl.distributed import process_place
+
+_HOW = "FTBC(calibration=loader), or add calibration_dataloader(batch_size, num_batches) to the datamodule"
+_HAVE_SAID: WeakSet[Trainer] = WeakSet()
 
 
 def offers_calibration_images(data: Any) -> bool:
@@ -36,36 +44,96 @@ def held_out_loader(trainer: Trainer, count: int) -> Any:
     return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
 
 
-def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int) -> Any:
+def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, given: Any = None) -> Any:
     """Loader of this process's share of the calibration images.
 
     Args:
-        trainer: The trainer, whose fit has begun where the datamodule offers no images.
+        trainer: The trainer, whose fit has begun where neither `given` nor the datamodule offers images.
         batch_size: Images in a batch, counted over all processes.
         num_batches: Number of batches.
+        given: Batches to take instead, checked by `check_batches`; their size is their own.
 
     Raises:
-        TypeError: There is neither a method of the datamodule nor a training loader with a data set to choose from.
+        TypeError: There are no images: nothing was handed in, the datamodule has no such method, and the training
+            loader has no data set to choose from.
+        ValueError: `given` has fewer batches.
     """
+    if given is not None:
+        return _given_batches(given, num_batches)
     data: Any = getattr(trainer, "datamodule", None)
     if offers_calibration_images(data):
-        return data.calibration_dataloader(batch_size, num_batches)
+        own = data.calibration_dataloader(batch_size, num_batches)
+        _check_count(own, num_batches, "calibration_dataloader of the datamodule")
+        return own
     loader: Any = trainer.train_dataloader
     images: Any = getattr(loader, "dataset", None)
     if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+        found = "there is none" if loader is None else f"that {type(loader).__name__} has none of known length"
         raise TypeError(
-            "FTBC takes calibration images from the datamodule's calibration_dataloader(batch_size, num_batches), or "
-            f"from the data set of the training loader; {type(data).__name__} has no such method, and the training "
-            f"loader is a {type(loader).__name__} without a data set of known length: add the method."
+            f"FTBC takes calibration images from the data set of the training loader, but {found}: hand images in by "
+            f"{_HOW}."
         )
     count = len(images)
     size = min(batch_size, count // num_batches)
-    rank_zero_info(
+    if not size:
+        raise ValueError(
+            f"expected at most {count} calibration batches, one for each training image, got {num_batches}"
+        )
+    _say_once(
+        trainer,
         f"FTBC calibrates with {size * num_batches} of the {count} images of the training loader, as its data set "
-        "gives them: with augmentation, where it has some. A calibration_dataloader(batch_size, num_batches) of the "
-        "datamodule hands out others."
+        f"gives them: with augmentation, where it has some. To take others, hand them in by {_HOW}.",
     )
     rank, processes = process_place()
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: size * num_batches]
     batches = [batch[rank::processes].tolist() for batch in order.split(size)]
     return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
+
+
+def _say_once(trainer: Trainer, text: str) -> None:
+    """Print a line in the trial before a training, and not again after it."""
+    if trainer not in _HAVE_SAID:
+        _HAVE_SAID.add(trainer)
+        rank_zero_info(text)
+
+
+def check_batches(given: Any) -> None:
+    """Check that batches that are handed in can be gone through several times.
+
+    Raises:
+        TypeError: They can't: this is an iterator, or a single batch.
+    """
+    if isinstance(given, Tensor | dict) or not isinstance(given, Iterable) or isinstance(given, Iterator):
+        raise TypeError(
+            "expected calibration as a loader or a list of batches, which can be gone through more than once, got "
+            f"{type(given).__name__}: put batches into a list"
+        )
+
+
+def _given_batches(given: Any, num_batches: int) -> Any:
+    _check_count(given, num_batches, "calibration")
+    rank, processes = process_place()
+    shared_out = isinstance(getattr(given, "sampler", None), DistributedSampler)
+    return given if processes == 1 or shared_out else _Share(given, num_batches, rank, processes)
+
+
+def _check_count(batches: Any, num_batches: int, source: str) -> None:
+    try:
+        count = len(batches)
+    except (TypeError, NotImplementedError):  # a stream
+        return
+    if count < num_batches:
+        raise ValueError(
+            f"expected at least {num_batches} batches (num_batches) of {source}, got {count}: lower num_batches, or "
+            "hand in more"
+        )
+
+
+class _Share:
+    """This process's share of every batch."""
+
+    def __init__(self, batches: Iterable[Any], count: int, rank: int, processes: int) -> None:
+        self.batches, self.count, self.rank, self.processes = batches, count, rank, processes
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (to_images(batch)[self.rank :: self.processes] for batch in islice(self.batches, self.count))

@@ -234,7 +234,9 @@ class RunOptions(SimulationOptions, CalibrationOptions, ConversionOptions):
         batch_size: Images in each calibration batch, counted over all processes.
         output_dir: Folder for the results; left out: a new one below runs/.
         overwrite: Whether output_dir may hold the results of an earlier run.
-        network: Attribute of the LightningModule that holds the network.
+        network: Attribute of the LightningModule that holds the network, with dots to lead further inside; self for the
+            module itself; left out: network, model, backbone or net, or its only module with weights.
+        trial: Whether the conversion is tried on two images before the training, which takes seconds.
         exit_loss: Lets each image stop at the first step that is sure of its class, in predict and in the results; at
             most this share of the decisions may differ from those at num_steps, 0.005 say. It is set after the
             calibration on up to 20 / exit_loss validation images, without their labels. Left out: all images take all
@@ -247,7 +249,8 @@ class RunOptions(SimulationOptions, CalibrationOptions, ConversionOptions):
     batch_size: int = 128
     output_dir: str | None = None
     overwrite: bool = False
-    network: str = "network"
+    network: str | None = None
+    trial: bool = True
     exit_loss: float | None = None
     analysis: bool = True
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_, uncalibrated_readout
 from ftbc_pl.conversion import SpikingNetwork, convert
@@ -26,12 +27,14 @@ from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
 from ftbc_pl.loaders import calibration_loader, held_out_loader, offers_calibration_images
+from ftbc_pl.models.images import remember_images, remembered_images
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.tracking import logger_links
 from ftbc_pl.safety.output import OutputFolder, check_unused
 from ftbc_pl.safety.trial import check_convertible
+from ftbc_pl.simulation.shorten import reads_mean, shorten_, use_mean_readout_
 
 EXIT_IMAGES = 20  # times 1 / exit_loss: among so many images 20 decisions may differ
 
@@ -60,9 +63,15 @@ class Run:
         report: What the calibration did; None before it, and for networks that were not calibrated.
     """
 
-    def __init__(self, options: RunOptions) -> None:
-        """Claim nothing yet."""
-        self.options = options
+    def __init__(self, options: RunOptions, calibration: Any = None, given: Iterable[str] = ()) -> None:
+        """Claim nothing yet.
+
+        Args:
+            options: What to do.
+            calibration: Batches of training images to calibrate with; left out: from the data.
+            given: Names of the options that were given.
+        """
+        self.options, self.calibration, self.given = options, calibration, frozenset(given)
         self.folder: Path | None = None
         self.snn: SpikingNetwork | None = None
         self.report: CalibrationReport | None = None
@@ -80,7 +89,7 @@ class Run:
         self.claim(trainer)
         if self.options.compile:
             check_compiler(run_device(trainer))
-        if offers_calibration_images(getattr(trainer, "datamodule", None)):
+        if self._has_images(trainer):
             self._try(trainer, network)
 
     def check_training_images(self, trainer: Trainer, network: nn.Module) -> None:
@@ -90,10 +99,16 @@ class Run:
             ConversionError: The network can't be converted.
             TypeError: The images can't serve to calibrate.
         """
-        if not offers_calibration_images(getattr(trainer, "datamodule", None)):
+        if not self._has_images(trainer):
             self._try(trainer, network)
 
+    def _has_images(self, trainer: Trainer) -> bool:
+        """Whether there are calibration images before the training loader is made."""
+        return self.calibration is not None or offers_calibration_images(getattr(trainer, "datamodule", None))
+
     def _try(self, trainer: Trainer, network: nn.Module) -> None:
+        if not self.options.trial:
+            return
         loader = self._calibration_loader(trainer)
         check_convertible(network, loader, self.options.part(ConversionOptions))
 
@@ -139,6 +154,8 @@ class Run:
         self.claim(trainer)
         options = self.options
         loader = self._calibration_loader(trainer)
+        if not remembered_images(ann):
+            remember_images(ann, getattr(getattr(trainer, "datamodule", None), "image_config", None) or {})
         conversion = options.part(ConversionOptions).to_dict()
         ann = ann.float().to(run_device(trainer))
         snn = convert(ann, batches=loader, num_batches=options.num_batches, **conversion)
@@ -155,6 +172,23 @@ class Run:
         self.snn = snn
         return snn
 
+    def adapt(self, snn: SpikingNetwork, report: CalibrationReport | None) -> CalibrationReport | None:
+        """Let a saved network have the timesteps and the readout that were asked for, and return its report for them.
+
+        Raises:
+            ValueError: It was not calibrated for these.
+        """
+        if "readout" in self.given and self.options.readout == "mean":
+            use_mean_readout_(snn)
+        elif "readout" in self.given and report is not None and snn.num_steps > 1 and reads_mean(snn.readout_weights):
+            raise ValueError(
+                "expected readout mean, with which the saved network was calibrated, got least_squares: calibrate it "
+                "again for another readout"
+            )
+        if "num_steps" in self.given:
+            shorten_(snn, self.options.num_steps)
+        return None if report is None else report.first_steps(snn.num_steps, snn.readout_weights[-1].tolist())
+
     def place(self, trainer: Trainer, snn: SpikingNetwork) -> SpikingNetwork:
         """Move the spiking network to where it runs, and let it run as the options say."""
         snn.to(run_device(trainer))
@@ -167,7 +201,8 @@ class Run:
 
     def measure(self, trainer: Trainer, snn: SpikingNetwork, loader: Iterable[Any]) -> Measured:
         """Measure the network on a fit's validation images in plain code, for hooks in which Lightning runs no loop."""
-        batches = sum(limit for _, limit in _validation_loaders(trainer))
+        limits = sum(limit for _, limit in _validation_loaders(trainer))
+        batches = int(limits) if math.isfinite(limits) else None
         comparison = Comparison(len(snn.prediction_steps)).to(snn.device)
         measurement = Measurement(snn, comparison, self.options.analysis, batches)
         for batch in progress_bar(loader, "Evaluating", _shows_progress(trainer)):
@@ -200,17 +235,14 @@ class Run:
             log_results(trainer.loggers, results, folder)
             rank_zero_info(f"\n{accuracy_table(results)}\nSaved to {folder}: {', '.join(names)}\n")
 
-    def write_without_accuracies(self, trainer: Trainer) -> None:
+    def write_without_accuracies(self, trainer: Trainer, why: str = "there are no validation images") -> None:
         """Write and print what there is where nothing was measured; process 0 only, no-op in others."""
         folder = self.claim(trainer)
         settings = Settings.of(trainer, self.options)
         if self._output is not None:
             write_text_atomic(self._output.place / "config.yaml", settings)
             names = self._commit()
-            rank_zero_info(
-                f"\nNo accuracy was measured, since there are no validation images. Saved to {folder}: "
-                f"{', '.join(names)}\n"
-            )
+            rank_zero_info(f"\nNo accuracy was measured, since {why}. Saved to {folder}: {', '.join(names)}\n")
 
     def _commit(self) -> list[str]:
         assert self._output is not None
@@ -228,14 +260,13 @@ class Run:
                 "There are no validation images to set early exit on. Training images serve, of which the network is "
                 "surer than of others: more decisions may change than exit_loss allows."
             )
-            size, used, which = self.options.batch_size, self.options.num_batches, "training"
-            loader = islice(calibration_loader(trainer, size, used - (-count // size)), used, None)
+            loader, which = islice(self._calibration_loader(trainer), self.options.num_batches), "training"
         choice = choose_exit_(snn, loader, loss, progress=_shows_progress(trainer))
         rank_zero_info(str(choice))
         return choice.to_dict() | {"split": which}
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
-        return calibration_loader(trainer, self.options.batch_size, self.options.num_batches)
+        return calibration_loader(trainer, self.options.batch_size, self.options.num_batches, self.calibration)
 
 
 def run_device(trainer: Trainer) -> torch.device:
@@ -248,7 +279,7 @@ def run_device(trainer: Trainer) -> torch.device:
 def validation_batches(trainer: Trainer) -> Iterator[Any]:
     """The batches of a fit's validation loaders, each as far as the trainer's limits go."""
     for loader, limit in _validation_loaders(trainer):
-        yield from islice(loader, limit)
+        yield from islice(loader, None if math.isinf(limit) else int(limit))
 
 
 def has_validation(trainer: Trainer) -> bool:
@@ -256,8 +287,8 @@ def has_validation(trainer: Trainer) -> bool:
     return any(limit for _, limit in _validation_loaders(trainer))
 
 
-def _validation_loaders(trainer: Trainer) -> list[tuple[Any, int]]:
-    """The validation loaders of a fit, with the number of batches to take of each."""
+def _validation_loaders(trainer: Trainer) -> list[tuple[Any, float]]:
+    """The validation loaders of a fit, with the number of batches to take of each; infinite: all of a stream."""
     if trainer.val_dataloaders is None and trainer.enable_validation:
         trainer.fit_loop.epoch_loop.val_loop.setup_data()  # a training that goes on at its end has not needed them
     loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
@@ -265,13 +296,21 @@ def _validation_loaders(trainer: Trainer) -> list[tuple[Any, int]]:
     if loaders is None and trainer.limit_val_batches and is_overridden("val_dataloader", data, LightningDataModule):
         loaders = data.val_dataloader()  # the task has no validation of its own
         limits = []
-    given = [] if loaders is None else [loaders] if hasattr(loaders, "dataset") else list(loaders)
-    limits = limits or [_limit(trainer.limit_val_batches, len(loader)) for loader in given]
-    return [(loader, int(min(limit, len(loader)))) for loader, limit in zip(given, limits, strict=False)]
+    given = [] if loaders is None else tree_leaves(loaders)  # one loader, or lists and dicts of them
+    limits = limits or [_limit(trainer.limit_val_batches, _length(loader)) for loader in given]
+    return [(loader, min(limit, _length(loader))) for loader, limit in zip(given, limits, strict=False)]
 
 
-def _limit(limit: int | float, batches: int) -> int:
-    return limit if isinstance(limit, int) else int(limit * batches)
+def _limit(limit: int | float, batches: float) -> float:
+    return limit if isinstance(limit, int) or math.isinf(batches) else int(limit * batches)
+
+
+def _length(loader: Any) -> float:
+    """Number of batches; infinite where the loader does not know, as for a data set that is a stream."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return math.inf
 
 
 def warn_without_validation(trainer: Trainer) -> None:
@@ -281,18 +320,6 @@ def warn_without_validation(trainer: Trainer) -> None:
             "There are no validation images (data.val_split or trainer.limit_val_batches is 0): the last weights will "
             "be converted and saved, without a best checkpoint, accuracies or a report."
         )
-
-
-def network_of(module: LightningModule, attribute: str = "network") -> nn.Module:
-    """The ANN inside a LightningModule.
-
-    Raises:
-        AttributeError: It has no such attribute.
-    """
-    network = getattr(module, attribute, None)
-    if not isinstance(network, nn.Module):
-        raise AttributeError(f"{type(module).__name__} has no network in its attribute {attribute!r}; name it.")
-    return network
 
 
 def _shows_progress(trainer: Trainer) -> bool:

@@ -1,35 +1,46 @@
 """The LightningModule that trains the ANN."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from ftbc_pl.conversion import prepare
 from ftbc_pl.conversion.batch import images_and_labels, to_images
 from ftbc_pl.conversion.prepare import measure_start_thresholds_
 from ftbc_pl.layers import Activation
-from ftbc_pl.models import assign_weights, create_network, read_weights
+from ftbc_pl.models import assign_weights, create_network
+from ftbc_pl.models.images import IMAGES, checked, remember_images, remembered_images
+from ftbc_pl.models.weights import read_trained
 from ftbc_pl.schedules import Cosine, OneCycle, announce_length
 
+_KEEPS_RELU = (
+    "The network starts from trained weights and keeps its ReLU (activation: relu); activation: qcfs with threshold: "
+    "measured would train on with QCFS."
+)
 # Looking at the loss makes a GPU wait, so not at every step.
 _CHECK_EVERY = 20
 # Images on which start thresholds are measured, over all processes.
 _MEASURED_IMAGES = 128
 # Where a checkpoint says what its training started from: history, with which no network is built again.
 STARTED_FROM = "started_from"
+# Learning rates of the default optimizer, for random and for trained weights.
+TRAINING_RATE, FINE_TUNING_RATE = 0.1, 0.01
+FEW_CLASSES = 5  # of which all would be among the first five
 
 
-def default_optimizer(parameters: Any) -> Optimizer:
+def default_optimizer(parameters: Any, lr: float = TRAINING_RATE) -> Optimizer:
     """SGD as in the QCFS paper: learning rate 0.1, momentum 0.9, weight decay 5e-4."""
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
 
 
 class ImageClassifier(LightningModule):
@@ -45,7 +56,7 @@ class ImageClassifier(LightningModule):
         reset_head: bool = False,
         pooling: Literal["max", "avg"] | None = None,
         network_args: dict[str, Any] | None = None,
-        activation: str = "qcfs",
+        activation: str | None = None,
         levels: int = 8,
         threshold: float | Literal["measured"] | None = None,
         label_smoothing: float = 0.0,
@@ -68,14 +79,16 @@ class ImageClassifier(LightningModule):
             network_args: Whatever else the network's constructor takes.
             activation: relu leaves the network as it is; qcfs trains with quantised activations and one learnable
                 threshold per layer; rts with ReLU clipped at a fixed threshold. One of your own is named as
-                module:name.
+                module:name. Left out: relu for a network that starts from trained weights of ReLU, without a threshold
+                being given, else qcfs.
             levels: Quantisation levels L of qcfs.
             threshold: θ at the start, in activation units; measured: from the activations of training images when fit
                 begins, for networks that start from trained weights; left out: 8 for qcfs, 1 for rts.
             label_smoothing: Weight of the uniform distribution in the targets, in [0, 1).
             channels_last: Keep images and weights with channels last; faster for convolutions in 16 bits.
             compile: Compile the network with torch.compile.
-            optimizer: The optimizer; on the command line the section optimizer.
+            optimizer: The optimizer; on the command line the section optimizer. Left out: SGD with a learning rate of
+                0.1, and 0.01 from trained weights.
             lr_scheduler: The schedule; on the command line the section lr_scheduler.
 
         Raises:
@@ -84,12 +97,18 @@ class ImageClassifier(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "weights", "pretrained"])
         self.started_from: dict[str, Any] = {"weights": weights, "pretrained": pretrained}
+        trained, trained_images = (None, {}) if weights is None else read_trained(weights)
+        has_thresholds = trained is not None and any(key.endswith("threshold") for key in trained)
+        if activation is None:
+            keeps = (pretrained or trained is not None) and not has_thresholds and threshold is None
+            activation = "relu" if keeps else "qcfs"
+            if keeps:
+                rank_zero_info(_KEEPS_RELU)
+        self.save_hyperparameters({"activation": activation})
         created = create_network(
             network, num_classes=num_classes, in_chans=in_chans, pretrained=pretrained, pooling=pooling,
             **(network_args or {}),
         )  # fmt: skip
-        trained = None if weights is None else read_weights(weights)
-        has_thresholds = trained is not None and any(key.endswith("threshold") for key in trained)
         if trained is not None and not has_thresholds:
             assign_weights(created, trained, str(weights), reset_head=reset_head)
         self.measure_thresholds = threshold == "measured"
@@ -97,6 +116,7 @@ class ImageClassifier(LightningModule):
         self.network = prepare(created, activation, levels=levels, threshold=start)
         if trained is not None and has_thresholds:
             assign_weights(self.network, trained, str(weights), reset_head=reset_head)
+        remember_images(self.network, trained_images)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compiles = compile
@@ -104,12 +124,10 @@ class ImageClassifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
-            }
-        )
+        chosen: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        if num_classes > FEW_CLASSES:
+            chosen["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+        metrics = MetricCollection(chosen)
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
 
@@ -130,12 +148,14 @@ class ImageClassifier(LightningModule):
             self.network.compile()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what the training started from."""
+        """Say what the training started from, and how the images looked."""
         checkpoint[STARTED_FROM] = self.started_from
+        checkpoint[IMAGES] = remembered_images(self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on saying what the training started from."""
         self.started_from = checkpoint.get(STARTED_FROM, self.started_from)
+        remember_images(self.network, checked(checkpoint.get(IMAGES)))
 
     def check_classes(self, trainer: Trainer) -> None:
         """Check that the network and the trainer's data have the same classes.
@@ -162,11 +182,11 @@ class ImageClassifier(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Update loss, top-1 and top-5 accuracy."""
+        """Update loss, accuracy and, where there are more than five classes, top-5 accuracy."""
         self._evaluate(batch, self.val_metrics, "val/loss")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update loss, top-1 and top-5 accuracy."""
+        """Update loss, accuracy and, where there are more than five classes, top-5 accuracy."""
         self._evaluate(batch, self.test_metrics, "test/loss")
 
     def _evaluate(self, batch: Any, metrics: MetricCollection, loss_name: str) -> None:
@@ -191,7 +211,11 @@ class ImageClassifier(LightningModule):
         groups: list[dict[str, Any]] = [{"params": others}]
         if thresholds:
             groups.append({"params": thresholds, "weight_decay": 0.0})
-        optimizer = self.optimizer(groups)
+        make = self.optimizer
+        if make is default_optimizer and any(self.started_from.values()):
+            rank_zero_info(f"From trained weights, the learning rate is {FINE_TUNING_RATE} instead of {TRAINING_RATE}.")
+            make = partial(default_optimizer, lr=FINE_TUNING_RATE)
+        optimizer = make(groups)
         if self.lr_scheduler is None:
             return optimizer
         announce_length(optimizer, int(self.trainer.estimated_stepping_batches))

@@ -5,13 +5,16 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from ftbc_pl.models import read_checkpoint_state
+from ftbc_pl.models.contents import read_contents
+from ftbc_pl.models.images import IMAGES, checked, remember_images
+from ftbc_pl.task import ImageClassifier
 
 
-def load_trained_weights_(network: nn.Module, trainer: Trainer, module: LightningModule, attribute: str) -> None:
+def load_trained_weights_(network: nn.Module, trainer: Trainer, module: LightningModule, prefix: str | None) -> None:
     """Load the weights that the training was for into the network, and say which they are.
 
     These are the averaged ones where Lightning's StochasticWeightAveraging has run to its end: it hands them to the
@@ -22,7 +25,7 @@ def load_trained_weights_(network: nn.Module, trainer: Trainer, module: Lightnin
         network: A copy of the LightningModule's network, with the weights at the end of the training.
         trainer: The trainer that has fitted it.
         module: The LightningModule.
-        attribute: Where it holds the network.
+        prefix: What the names of the network's tensors begin with in its checkpoints; None: they don't hold them.
 
     Raises:
         ValueError: The best checkpoint can't be read.
@@ -36,10 +39,24 @@ def load_trained_weights_(network: nn.Module, trainer: Trainer, module: Lightnin
         why = f"{path} is no single file" if path and Path(path).exists() else "no best checkpoint was kept"
         rank_zero_info(f"FTBC converts the last {averaged}weights: {why}.")
         return
-    prefix = f"{attribute}."
+    if prefix is None:
+        rank_zero_warn("FTBC converts the last weights: the network is no part of the module, so no checkpoint has it.")
+        return
     state = read_checkpoint_state(path)
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     rank_zero_info(f"FTBC converts the {averaged}weights of the best checkpoint, {path}.")
+
+
+def know_images(module: LightningModule | None, path: str | None) -> None:
+    """Let the network of this package's task know, before the data are set up, how a checkpoint's images looked.
+
+    Args:
+        module: The task; others know their images themselves.
+        path: The checkpoint, if it is a file.
+    """
+    if isinstance(module, ImageClassifier) and path is not None and Path(path).is_file():
+        content = read_contents(Path(path))
+        remember_images(module.network, checked(content.get(IMAGES)) if isinstance(content, dict) else {})
 
 
 def holds_average(callback: StochasticWeightAveraging, module: LightningModule) -> bool:

@@ -14,11 +14,13 @@ from ftbc_pl.comparisons import ComparisonTable
 from ftbc_pl.comparisons.plan import listed
 from ftbc_pl.comparisons.run import ComparisonRun, Split
 from ftbc_pl.evaluation.module import SpikingClassifier
+from ftbc_pl.finding import network_of
 from ftbc_pl.io import load_calibration, load_snn
 from ftbc_pl.models import load_weights
-from ftbc_pl.run import Run, network_of
+from ftbc_pl.run import Run
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.task import ImageClassifier
+from ftbc_pl.trained import know_images
 
 
 class _Claim(Callback):
@@ -48,7 +50,11 @@ class FTBCTrainer(Trainer):
         return ftbc.run
 
     def calibrate(
-        self, model: LightningModule, datamodule: LightningDataModule | None = None, ckpt_path: str | None = None
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        dataloaders: Any = None,
     ) -> None:
         """Convert and calibrate trained or pretrained weights without training, then evaluate.
 
@@ -56,6 +62,8 @@ class FTBCTrainer(Trainer):
             model: The task with the network.
             datamodule: The data.
             ckpt_path: Checkpoint of an earlier fit; left out: the weights of the section model.
+            dataloaders: Loaders of validation images instead of a datamodule; FTBC(calibration=...) then brings the
+                images to calibrate with.
         """
         run = self.run
         run.check_folder()
@@ -71,7 +79,7 @@ class FTBCTrainer(Trainer):
         options = run.options
         predictions = len(options.prediction_steps)
         module = SpikingClassifier(ann=network, predictions=predictions, make=make, analysis=options.analysis)
-        self._evaluate(run, module, datamodule, "validation")
+        self._evaluate(run, module, datamodule, "validation", dataloaders)
 
     def compare(
         self,
@@ -134,7 +142,8 @@ class FTBCTrainer(Trainer):
             snn_path: Folder or file of a saved spiking network, to measure it instead of the ANN.
         """
         if snn_path is not None:
-            return self._evaluate_saved(snn_path, datamodule, "validation")
+            return self._evaluate_saved(snn_path, datamodule, "validation", dataloaders)
+        know_images(model, ckpt_path)
         with self._own_weights(ckpt_path or ("best" if model is None else None)):
             return super().validate(model, dataloaders, ckpt_path, verbose, datamodule)
 
@@ -158,7 +167,8 @@ class FTBCTrainer(Trainer):
             snn_path: Folder or file of a saved spiking network, to measure it instead of the ANN.
         """
         if snn_path is not None:
-            return self._evaluate_saved(snn_path, datamodule, "test")
+            return self._evaluate_saved(snn_path, datamodule, "test", dataloaders)
+        know_images(model, ckpt_path)
         with self._own_weights(ckpt_path or ("best" if model is None else None)):
             return super().test(model, dataloaders, ckpt_path, verbose, datamodule)
 
@@ -187,27 +197,39 @@ class FTBCTrainer(Trainer):
         """
         self.callbacks.append(PredictionWriter(output, overwrite))
         if snn_path is None:
+            know_images(model, ckpt_path)
             with self._own_weights(ckpt_path or ("best" if model is None else None)):
                 return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path)
-        module = SpikingClassifier(self.run.place(self, load_snn(snn_path)))
+        snn = load_snn(snn_path)
+        self.run.adapt(snn, load_calibration(snn_path))
+        module = SpikingClassifier(self.run.place(self, snn))
         with self._full_precision(), self._own_weights():
             return super().predict(module, dataloaders, datamodule, return_predictions)
 
-    def _evaluate_saved(self, path: str, datamodule: LightningDataModule | None, split: str) -> None:
+    def _evaluate_saved(
+        self, path: str, datamodule: LightningDataModule | None, split: str, dataloaders: Any = None
+    ) -> None:
         run = self.run
         run.check_folder()
-        snn, run.report = run.place(self, load_snn(path)), load_calibration(path)
+        snn = load_snn(path)
+        run.report = run.adapt(snn, load_calibration(path))
+        run.place(self, snn)
         module = SpikingClassifier(snn, calibrated=run.report is not None, analysis=run.options.analysis)
-        self._evaluate(run, module, datamodule, split)
+        self._evaluate(run, module, datamodule, split, dataloaders)
 
     def _evaluate(
-        self, run: Run, module: SpikingClassifier, datamodule: LightningDataModule | None, split: str
+        self,
+        run: Run,
+        module: SpikingClassifier,
+        datamodule: LightningDataModule | None,
+        split: str,
+        dataloaders: Any = None,
     ) -> None:
         """Run Lightning's loop over a spiking network, and write the results."""
         loop = super().validate if split == "validation" else super().test
         try:
             with self._bare_callbacks(_Claim(run)), self._full_precision(), self._own_weights():
-                loop(module, datamodule=datamodule, verbose=False)
+                loop(module, dataloaders, datamodule=datamodule, verbose=False)
             if module.measured is None:
                 raise ValueError(f"There are no {split} images to evaluate on: set data.val_split above 0.")
             run.write(self, module.snn, module.measured, split)

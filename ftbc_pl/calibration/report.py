@@ -1,7 +1,7 @@
 """What a calibration did, as plain values."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from ftbc_pl.sites import SiteRecord, waiting
@@ -72,6 +72,16 @@ class CalibrationReport:
     def saturated_channels(self) -> int:
         """Channels of all sites that are at or above θ throughout in the ANN."""
         return sum(site.saturated_channels for site in self.sites)
+
+    def first_steps(self, num_steps: int, readout_weights: Sequence[float]) -> Self:
+        """This report for the network's first timesteps.
+
+        Args:
+            num_steps: How many.
+            readout_weights: How much the output of each of these counts in the prediction at the last of them.
+        """
+        sites = tuple(replace(one, temporal_bias_rms=one.temporal_bias_rms[:num_steps]) for one in self.sites)
+        return replace(self, sites=sites, readout_weights=tuple(readout_weights))
 
     def cost(self) -> dict[str, Any]:
         """Plain values for JSON: everything but the sites, the layers, early exit and what the schedule costs."""

@@ -23,10 +23,7 @@ FREE = ("label_smoothing", "channels_last", "compile")
 # Where the training that wrote a checkpoint started from: its history.
 HISTORY = ("weights", "pretrained")
 # Options of the section ftbc that say how a saved network is run, not how it was made.
-_HERE = (
-    *("enabled", "batch_size", "output_dir", "overwrite", "network", "analysis"),
-    *("time_chunk", "memory_limit", "compile", "precision"),
-)
+_HERE = ("output_dir", "overwrite", "analysis", "time_chunk", "memory_limit", "compile", "precision")
 
 
 def check_beside_checkpoint(given: Mapping[str, Any], recorded: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -62,6 +59,8 @@ def check_beside_checkpoint(given: Mapping[str, Any], recorded: Mapping[str, Any
 def check_beside_saved(given: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
     """Return what a configuration must say for it to describe a saved spiking network, by section.
 
+    Fewer timesteps than it was made for, and the plain mean as its readout, may be asked for.
+
     Args:
         given: The sections model and ftbc, as far as they were given.
         path: Where the network was saved, as `ftbc_pl.load_snn` takes it.
@@ -79,13 +78,26 @@ def check_beside_saved(given: Mapping[str, Any], path: str) -> dict[str, dict[st
                     f"{section}.{key} takes no effect on the network saved in {path}, which is made already: leave it "
                     "out, or make a network with fit or calibrate."
                 )
-            if plain(value) != plain(made[section][key]):
+            if plain(value) == plain(made[section][key]):
+                continue
+            if section == "ftbc" and _can_change(key, value, made["ftbc"]):
+                made["ftbc"][key] = value
+            else:
                 raise ValueError(
                     f"{section}.{key} is {plain(value)}, but the network in {path} was made with {key} "
                     f"{plain(made[section][key])}: leave {section}.{key} out, or make such a network with fit or "
                     "calibrate."
                 )
+    if made and (made["ftbc"].get("horizon") or 0) > made["ftbc"]["num_steps"]:
+        made["ftbc"]["horizon"] = None  # a step that is not simulated now
     return made
+
+
+def _can_change(key: str, value: Any, made: Mapping[str, Any]) -> bool:
+    """Whether a saved network serves for an option that says otherwise than how it was made."""
+    if key == "num_steps":
+        return isinstance(value, int) and 1 <= value <= int(made["num_steps"])
+    return key == "readout" and value == "mean"
 
 
 def how_it_was_made(path: str) -> dict[str, dict[str, Any]]:
@@ -99,25 +111,44 @@ def how_it_was_made(path: str) -> dict[str, dict[str, Any]]:
     file = file if place.is_dir() or place.suffix in (".json", ".safetensors") else Path(f"{path}.json")
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        beside = file.with_name("config.yaml")
-        text = beside.read_text(encoding="utf-8") if beside.is_file() else ""
-        check_size(text)
-        config = yaml.safe_load(text)
-        sections = {name: dict((config or {}).get(name) or {}) for name in ("model", "ftbc")}
+        config = _read_config(file.with_name("config.yaml"))
+        sections = {name: dict(config.get(name) or {}) for name in ("model", "ftbc")}
         sections["ftbc"] = {key: value for key, value in sections["ftbc"].items() if key not in _HERE}
         sections["model"] |= dict(_network(saved["network"] or {})) | {"weights": None, "pretrained": False}
-        sections["ftbc"] |= dict(_conversion(saved))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        sections["ftbc"] = _calibration(saved["report"] or {}) | sections["ftbc"] | dict(_conversion(saved))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
     return sections
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The configuration that lies beside a saved network; nothing where there is none that can be read."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        check_size(text)
+        config = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _conversion(saved: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     parts = ((ConversionOptions, saved["conversion"]), (CalibrationOptions, saved["report"] or {}))
     for part, values in parts:
         for field in fields(part):
-            if field.name in values:
+            if field.name in values and field.name not in _calibration(values):
                 yield field.name, values[field.name]
+
+
+def _calibration(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the calibration that its report states in other words."""
+    weights = report.get("readout_weights")
+    if not weights:
+        return {}
+    return {
+        "readout": "mean" if len(set(weights)) == 1 else "least_squares",
+        "weights": "ridge" if report.get("weights") else "keep",
+    }
 
 
 def _network(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

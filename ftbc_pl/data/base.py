@@ -3,6 +3,7 @@
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -16,9 +17,11 @@ from ftbc_pl.data.batches import Batch, Batches, Images, TensorImages, evaluatio
 from ftbc_pl.data.on_device import DeviceImages
 from ftbc_pl.data.parts import spread_over_classes, takes_part
 from ftbc_pl.distributed import process_place
+from ftbc_pl.models.images import remember_images, remembered_images
 
 Role = Literal["train", "calibration", "val", "test"]
 
+_NETWORKS = ("network", "model", "backbone", "net")  # where a LightningModule may hold its network
 WORKERS_PER_CORE = 4
 """Loading processes for each core, for each training process: more only wait, and hundreds exhaust the memory."""
 
@@ -120,6 +123,7 @@ class ClassificationData(LightningDataModule, ABC):
         self.seed = seed
         self.val_split = val_split
         self._images: dict[Role, Images] = {}
+        self._warned: list[str] = []
 
     @property
     @abstractmethod
@@ -141,7 +145,25 @@ class ClassificationData(LightningDataModule, ABC):
         """Return the images of a role: `train` augmented, `calibration` the same images without augmentation."""
 
     def resolve_from(self, network: nn.Module) -> None:
-        """Take what the user has not given (input size, mean, …) from the network's timm configuration."""
+        """Take what the user has not given (input size, mean, …) from what is known of the network's images."""
+        self.warn_of_other_images(network, self.image_config)
+
+    @property
+    def image_config(self) -> dict[str, Any]:
+        """Size, mean and standard deviation of the images that this hands out, in what JSON can hold."""
+        return {"input_size": list(self.input_size), "mean": list(self.mean), "std": list(self.std)}
+
+    def warn_of_other_images(self, network: nn.Module, given: Mapping[str, Any]) -> None:
+        """Warn once of what is given otherwise than the network's weights were trained with."""
+        known = remembered_images(network)
+        differing = [
+            f"data.{key} is {_listed(given[key])}, the weights were trained with {_listed(known[key])}"
+            for key in known
+            if given.get(key) is not None and _listed(given[key]) != _listed(known[key])
+        ]
+        if differing and differing != self._warned:
+            self._warned = differing
+            rank_zero_warn(f"{'; '.join(differing)}: left out, data takes what the weights were trained with.")
 
     def images(self, role: Role) -> Images:
         """Return the images of a role, read on first use."""
@@ -162,9 +184,13 @@ class ClassificationData(LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Resolve the settings from the trainer's network and open the images that the stage needs."""
-        network = getattr(getattr(self.trainer, "lightning_module", None), "network", None)
-        if isinstance(network, nn.Module):
+        module = getattr(self.trainer, "lightning_module", None)
+        networks = (getattr(module, name, None) for name in _NETWORKS)
+        network = next((network for network in networks if isinstance(network, nn.Module)), None)
+        if network is not None:
             self.resolve_from(network)
+            if stage == "fit":
+                remember_images(network, self.image_config)
         if stage == "predict":
             self.images_to_predict()
             return
@@ -277,3 +303,7 @@ class ClassificationData(LightningDataModule, ABC):
                 f"data.num_workers is {number}, but {available_cores()} cores are there: starting {most} instead"
             )
         return min(number, most)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ftbc_pl.data.base import ClassificationData, Role, hold_out
 from ftbc_pl.data.batches import Batch, Images, TensorImages
+from ftbc_pl.data.found import HELD_OUT, find_splits
 from ftbc_pl.data.mixing import Mixing
 from ftbc_pl.data.on_device import DeviceMemory
 from ftbc_pl.data.sources import Source
 from ftbc_pl.data.splits import Splits
-from ftbc_pl.data.timm_sources import CLASSES, STREAMS, converted, open_named, open_stream
+from ftbc_pl.data.streams import CACHE_BYTES, read_stream
+from ftbc_pl.data.timm_sources import CLASSES, FOLDER_NAMES, STREAMS, open_named
 from ftbc_pl.data.transforms import (
     SMALL,
     Augmentation,
@@ -22,10 +25,12 @@ from ftbc_pl.data.transforms import (
     height_and_width,
     memory_image,
     resolve_geometry,
+    shift_padding,
 )
+from ftbc_pl.models.images import images_of
 from ftbc_pl.models.resnet import CIFAR_MEAN, CIFAR_STD
 
-CACHE_BYTES = 2**30
+__all__ = ["ImageData"]
 
 
 class ImageData(ClassificationData):
@@ -36,22 +41,22 @@ class ImageData(ClassificationData):
     and folders are no part of a data set.
 
     The three roles: training images are those of `train_split`, less the validation images; test images are those of
-    `test_split`. Validation images are those of `val_split_name` where the data set has three splits, else held out
-    from the training images. ImageNet's `val` folder is what results are reported on, so it is the test split here
-    (`test_split: val`), and validation images are held out from `train`.
+    `test_split`. Validation images are those of the split for validation where there is one, else held out from the
+    training images. ImageNet's `val` folder is what results are reported on, so it is the test split in its configs
+    (`test_split: val`), and validation images are held out from `train`. In folders, splits go by their usual names.
 
     Small images are decoded once, kept in memory as bytes and augmented a batch at a time. Size, mean, standard
-    deviation, resampling and crop that are not given come from the network's timm configuration.
+    deviation, resampling and crop that are not given are those that the network's weights were trained with.
     """
 
     def __init__(
         self,
         root: str,
         name: str = "folder",
-        train_split: str = "train",
-        test_split: str = "test",
+        train_split: str | None = None,
+        test_split: str | None = None,
         val_split_name: str | None = None,
-        val_split: int | float = 0.1,
+        val_split: int | float | None = None,
         num_classes: int | None = None,
         download: bool = False,
         batch_size: int = 128,
@@ -60,7 +65,7 @@ class ImageData(ClassificationData):
         pin_memory: bool | None = None,
         seed: int = 0,
         input_size: int | tuple[int, int] | None = None,
-        in_chans: int = 3,
+        in_chans: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         interpolation: str | None = None,
@@ -83,44 +88,40 @@ class ImageData(ClassificationData):
             name: What the data set is: `folder` for class folders or tar files of class folders in `root`,
                 `torch/cifar10`, `torch/cifar100`, `hfds/<name>` (Hugging Face; needs the package `datasets`),
                 `wds/<name>` (needs `webdataset`).
-            train_split: Split with the training images. For `folder` a folder or tar file in `root` (`train` finds
-                `train.tar` too).
-            test_split: Split with the test images; `val` for ImageNet. `predict` takes images without classes too.
-            val_split_name: Split with validation images, for data sets with three; left out: `val_split` of the
-                training images. To calibrate without training, where nothing is selected, it may be the test split, so
-                that no training image is held out.
-            val_split: Fraction (0.1) or number (5000) of training images to hold out for validation, every class alike;
-                0 for none.
+            train_split: Split with the training images, for `folder` a folder or tar file in `root`; left out: `train`,
+                and all of `root` where it holds classes and no split.
+            test_split: Split with the test images; `val` for ImageNet; left out: `test`. `predict` takes images without
+                classes too.
+            val_split_name: Split with validation images; left out: `val`, where there is one and neither `val_split`
+                nor `test_split` says otherwise, else `val_split` of the training images. To calibrate without training,
+                where nothing is selected, it may be the test split, so that no training image is held out.
+            val_split: Fraction or number (5000) of training images to hold out for validation, every class alike; 0 for
+                none; left out: 0.1 where there is no split for validation.
             num_classes: Number of classes, which the training images must have; left out: counted. Class folders
                 without an image count only where this number says so.
             download: Download the data set if it isn't in `root` yet (`torch/…`).
             batch_size: Images in a training batch of each process.
-            eval_batch_size: Images in a batch of each process when validating, testing and predicting; left out: twice
-                `batch_size`.
+            eval_batch_size: The same when validating, testing and predicting; left out: twice `batch_size`.
             num_workers: Processes that decode images, for each training process; left out: one per core, up to 8, and
                 none for images kept in memory, where they would cost more than they bring; at most 4 per core are
                 started.
-            pin_memory: Load into page-locked memory, from which copies to the GPU are fast; left out: where there is a
-                GPU.
+            pin_memory: Load into page-locked memory, for fast copies to a GPU; left out: where there is one.
             seed: Seed of the split into training and validation images and of the order of calibration images.
             input_size: Side of the network's input in pixels, or its height and width (`[16, 64]`); left out: from the
                 network.
-            in_chans: Channels of the images: 3 for colour, 1 for grey.
+            in_chans: Channels of the images: 3 for colour, 1 for grey; left out: those that the network takes.
             mean: Mean of each channel, for images in 0..1; left out: from the network.
             std: Standard deviation of each channel, for images in 0..1; left out: from the network.
-            interpolation: Resampling when images are resized: `nearest`, `bilinear`, `bicubic`, …; left out: from the
-                network.
-            crop_pct: Side of the centre crop as a fraction of the resized image, when evaluating; left out: 1 for small
-                images, else from the network.
+            interpolation: Resampling: `nearest`, `bilinear`, `bicubic`, …; left out: from the network.
+            crop_pct: Side of the centre crop as a fraction of the resized image; left out: 1 for small images, else
+                from the network.
             random_crop: How training images are cropped: `pad` shifts them by up to `padding` pixels, `resize` cuts out
                 a random part and resizes it, as for ImageNet, `none` does neither; `auto` pads up to 64 pixels and
                 resizes above.
             padding: Largest shift in pixels; left out: an eighth of the input size (4 for CIFAR).
             hflip: Probability that a training image is mirrored.
-            auto_augment: timm's augmentation policy, such as `rand-m9-mstd0.5` (RandAugment), `original` (AutoAugment),
-                `augmix-m3`.
-            color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out where
-                `auto_augment` is given.
+            auto_augment: timm's augmentation policy, such as `rand-m9-mstd0.5`, `original` (AutoAugment), `augmix-m3`.
+            color_jitter: Strength of random brightness, contrast and saturation; without effect by `auto_augment`.
             re_prob: Probability that a random rectangle of a training image is erased.
             mixup_alpha: Strength of Mixup, 0 for none; targets become probabilities `(B, num_classes)`.
             cutmix_alpha: Strength of CutMix, 0 for none; with both, each batch gets one of the two.
@@ -128,33 +129,41 @@ class ImageData(ClassificationData):
             device: Where images kept in memory live and are augmented: `auto` is the GPU that trains, where it has room
                 and there are no `num_workers`; `cpu` never is.
         """
-        super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, val_split)
-        if train_split in (test_split, val_split_name):
-            raise ValueError(f"expected different splits for training and evaluation, got {train_split} for both")
+        held_out = HELD_OUT if val_split is None else val_split
+        super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, held_out)
+        folder = Path(root) if name in FOLDER_NAMES else None
+        self.found = find_splits(folder, train_split, test_split, val_split_name, holds_out=val_split is not None)
+        names = self.found.train, self.found.test, self.found.val
+        self.train_split, self.test_split, self.val_split_name = names
+        if self.train_split in names[1:]:
+            raise ValueError(f"expected different splits for training and evaluation, got {self.train_split} for both")
         size = height_and_width(input_size)
-        if in_chans not in (1, 3):
+        if in_chans not in (None, 1, 3):
             raise ValueError(f"expected data.in_chans of 3 (colour) or 1 (grey), got {in_chans}")
-        self.root, self.dataset, self.download, self.in_chans = root, name, download, in_chans
-        self.train_split, self.test_split, self.val_split_name = train_split, test_split, val_split_name
+        self.root, self.dataset, self.download = root, name, download
+        self.in_chans = in_chans or (1 if len(mean or ()) == 1 else 3)
         self.random_crop, self.padding, self.hflip = random_crop, padding, hflip
         self.auto_augment, self.color_jitter, self.re_prob = auto_augment, color_jitter, re_prob
         self.mixup_alpha, self.cutmix_alpha, self.cache = mixup_alpha, cutmix_alpha, cache
         self.device, self._device_memory = device, DeviceMemory()
-        self._given: dict[str, Any] = {
-            "input_size": None if size is None else (in_chans, *size),
-            "mean": mean,
-            "std": std,
-            "interpolation": interpolation,
-            "crop_pct": crop_pct,
-        }
-        self._num_classes = expected = CLASSES.get(name) if num_classes is None else num_classes
-        self._splits = Splits(name, root, self._mode, train_split, (test_split, val_split_name), expected)
+        self._given: dict[str, Any] = {"in_chans": in_chans, "input_size": None if size is None else (3, *size)}
+        self._given |= {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct}
+        self._num_classes = num_classes
+        expected = CLASSES.get(name) if num_classes is None else num_classes
+        self._splits = Splits(name, root, self._mode, names[0], names[1:], expected)
+        self._predicted: Images | None = None
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._mixing = Mixing(mixup_alpha, cutmix_alpha)
         small = name.startswith("torch/") or (size is not None and max(size) <= SMALL)
-        self._resolve({"input_size": (in_chans, 32, 32), "mean": CIFAR_MEAN, "std": CIFAR_STD} if small else {})
+        self._resolve({"input_size": (self.in_chans, 32, 32), "mean": CIFAR_MEAN, "std": CIFAR_STD} if small else {})
+        self._said = False
 
     def _resolve(self, config: dict[str, Any]) -> None:
+        if self._given["in_chans"] is None and config.get("in_chans") in (1, 3):
+            self.in_chans = config["in_chans"]
+        if self._given["input_size"] is not None:
+            self._given["input_size"] = (self.in_chans, *self._given["input_size"][1:])
+        self._splits.use_mode(self._mode)
         geometry = resolve_geometry(config, self._given, self.in_chans)
         if geometry != getattr(self, "geometry", None):
             self.geometry = geometry
@@ -162,13 +171,18 @@ class ImageData(ClassificationData):
             self._images.clear()
             self._memory.clear()
             self._device_memory.clear()
-            self._predicted: Images | None = None
 
     def resolve_from(self, network: nn.Module) -> None:
         """Take what isn't given (size, mean, std, resampling, crop) from the network's timm configuration."""
-        config = getattr(network, "pretrained_cfg", None)
+        config = images_of(network)
         if config:
-            self._resolve(dict(config))
+            self._resolve(config)
+        self.warn_of_other_images(network, self._given)
+
+    @property
+    def image_config(self) -> dict[str, Any]:
+        """Size, mean and standard deviation of the images, and how they are resized, in what JSON can hold."""
+        return super().image_config | {"interpolation": self.geometry.interpolation, "crop_pct": self.geometry.crop_pct}
 
     @property
     def num_classes(self) -> int:
@@ -201,6 +215,10 @@ class ImageData(ClassificationData):
                 f"leave out data.val_split_name to hold out training images"
             )
         super().setup(stage)
+        if self._splits.in_files and stage != "predict" and not self._said:
+            self._said = True
+            images, kept = len(self._source(self.train_split)), len(self.images("calibration"))
+            rank_zero_info(self.found.in_words(self.root, self.class_names or [], self.in_chans, images, images - kept))
 
     def prepare_data(self) -> None:
         """Download the data set where asked to; Lightning calls this in one process of each machine."""
@@ -253,11 +271,7 @@ class ImageData(ClassificationData):
         return "RGB" if self.in_chans == 3 else "L"
 
     def _augmentation(self) -> Augmentation:
-        size = max(self.input_size[1:])
-        crop = self.random_crop if self.random_crop != "auto" else "pad" if size <= SMALL else "resize"
-        padding = (
-            None if crop == "resize" else 0 if crop == "none" else size // 8 if self.padding is None else self.padding
-        )
+        padding = shift_padding(self.random_crop, self.padding, max(self.input_size[1:]))
         return Augmentation(padding, self.hflip, self.auto_augment, self.color_jitter, self.re_prob)
 
     def _source(self, split: str) -> Source:
@@ -272,10 +286,7 @@ class ImageData(ClassificationData):
         source = self._source(split)
         if augmentation.padding is None:
             if self.cache:
-                raise ValueError(
-                    "data.cache keeps images at input size, too small for random_crop: resize; "
-                    "set data.cache to false, or data.random_crop to pad"
-                )
+                raise ValueError("data.cache keeps images too small for random_crop: resize; choose one of the two")
             return None
         small = max(self.input_size[1:]) <= SMALL and len(source) * torch.Size(self.input_size).numel() <= CACHE_BYTES
         if not (small if self.cache is None else self.cache):
@@ -287,13 +298,6 @@ class ImageData(ClassificationData):
 
     def _stream(self, split: str) -> tuple[Tensor, Tensor]:
         if split not in self._memory:
-            stream = open_stream(self.dataset, self.root, split, self._mode)
-            size = len(stream) * torch.Size(self.input_size).numel()
-            if size > CACHE_BYTES and not self.cache:
-                raise ValueError(
-                    f"{self.dataset} can only be read from beginning to end, so they are kept in memory, "
-                    f"{size / 2**30:.1f} GiB for split {split}; set data.cache to true to do so, or unpack it"
-                )
-            images = converted(stream, self._mode, self.dataset)
-            self._memory[split] = decode_all(images, len(stream), self.geometry, f"{self.dataset} {split}")
+            cache = bool(self.cache)
+            self._memory[split] = read_stream(self.dataset, self.root, split, self._mode, self.geometry, cache)
         return self._memory[split]

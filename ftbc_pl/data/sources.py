@@ -23,12 +23,14 @@ class Source(ABC):
 
     Attributes:
         title: What to call it in a message.
+        mode: Pillow's mode for the images, `RGB` or `L`.
         labels: Classes `(N,)`, −1 for images without one.
         class_to_idx: Numbers of the classes by their names, where these are known.
         names: Names of the images' files, where they have any.
     """
 
     title: str
+    mode: str
     labels: Tensor
     class_to_idx: dict[str, int] | None
     names: Sequence[str] | None = None

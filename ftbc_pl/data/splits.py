@@ -47,6 +47,12 @@ class Splits:
         self._sources: dict[str, Source] = {}
         self._measured: set[tuple[str, tuple[int, int, int]]] = set()
 
+    def use_mode(self, mode: str) -> None:
+        """Read the images in Pillow's `mode`, `RGB` or `L`, also those of splits that are open."""
+        self.mode = mode
+        for source in self._sources.values():
+            source.mode = mode
+
     @property
     def in_files(self) -> bool:
         """Whether the images are files in folders or tar files."""

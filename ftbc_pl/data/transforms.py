@@ -31,6 +31,7 @@ __all__ = [
     "lost_to_cropping",
     "memory_image",
     "resolve_geometry",
+    "shift_padding",
 ]
 
 
@@ -152,6 +153,19 @@ class Augmentation:
             )
         transform: Callable[[Image.Image], Tensor] = transforms.Compose([crop, jitter, final])
         return transform
+
+
+def shift_padding(random_crop: str, padding: int | None, size: int) -> int | None:
+    """Largest shift of a training image in pixels; None where a random part is cut out and resized instead.
+
+    Args:
+        random_crop: `pad`, `resize`, `none`, or `auto`, which is `pad` for small images and `resize` for others.
+        padding: The shift of `pad`; None: an eighth of the size.
+        size: Side of the network's input in pixels.
+    """
+    crop = random_crop if random_crop != "auto" else "pad" if size <= SMALL else "resize"
+    shift = size // 8 if padding is None else padding
+    return None if crop == "resize" else 0 if crop == "none" else shift
 
 
 class SourceImages(Images):

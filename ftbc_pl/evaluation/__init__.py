@@ -1,5 +1,6 @@
 """Accuracy of a spiking network at every timestep."""
 
+from ftbc_pl.evaluation.companions import evaluate_ann, evaluate_beside_ann
 from ftbc_pl.evaluation.comparison import Accuracies, Comparison
 from ftbc_pl.evaluation.diagnosis import Diagnosis, diagnose
 from ftbc_pl.evaluation.evaluate import evaluate
@@ -20,6 +21,8 @@ __all__ = [
     "choose_exit_",
     "diagnose",
     "evaluate",
+    "evaluate_ann",
+    "evaluate_beside_ann",
     "evaluate_exit",
     "evaluate_outputs",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftbc_pl.calibration import CalibrationReport
+from ftbc_pl.models.images import checked
 from ftbc_pl.options import ConversionOptions
 
 FORMAT = "ftbc_pl.snn"
@@ -167,8 +168,12 @@ _KEYS_OF_3: _Checks = {
     "tensors": ("dtype, shape and checksum of each tensor", lambda value: isinstance(value, dict)),
     "checksums": ("the checksums of the other parts", lambda value: isinstance(value, dict)),
 }
-# Only in the files of networks that have such.
+# Only in the files of networks that have such, or know it.
 _KEYS_IF_ANY: _Checks = {
+    "images": (
+        "size, mean and standard deviation of the images",
+        lambda value: bool(value) and checked(value) == value,
+    ),
     "corrections": ("the calls whose weights were fitted, four values each", _is_corrections),
 }
 _OPTIONS: _Checks = {

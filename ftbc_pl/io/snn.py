@@ -20,6 +20,7 @@ from ftbc_pl.functional.readout import mean_readout
 from ftbc_pl.io.description import FORMAT, VERSION, checksums, read_description
 from ftbc_pl.io.recipe import rebuild, recipe
 from ftbc_pl.io.tensors import check_fingerprints, check_values, fingerprint
+from ftbc_pl.models.images import IMAGES, checked, remember_images, remembered_images
 from ftbc_pl.simulation.corrections import Changed
 
 
@@ -55,6 +56,9 @@ def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: Calib
         "report": None if report is None else report.to_dict(),
         "tensors": {name: fingerprint(value) for name, value in tensors.items()},
     }
+    images = checked(remembered_images(snn.network))
+    if images:
+        description[IMAGES] = images
     if snn.corrections.changed:
         description["corrections"] = [list(one) for one in snn.corrections.changed]
     description["checksums"] = checksums(description)
@@ -124,6 +128,7 @@ def _network(description: dict[str, Any], json_path: Path, ann: nn.Module | None
             raise ValueError(f"{json_path} can't be loaded: {error}.") from error
     if description["channels_last"]:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    remember_images(network, checked(description.get(IMAGES)))
     return network
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ftbc_pl.models.contents import read_contents
+from ftbc_pl.models.images import IMAGES, checked, remember_images
 from ftbc_pl.models.inert import Inert
 from ftbc_pl.models.matching import Match, match_names
 
@@ -16,7 +17,7 @@ SHOWN = 5
 # Where training code keeps the state dict; averaged weights first, as in timm, since they are the better ones.
 _PLACES = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "network", "net")
 
-__all__ = ["assign_weights", "load_weights", "read_checkpoint_state", "read_weights"]
+__all__ = ["assign_weights", "load_weights", "read_checkpoint_state", "read_trained", "read_weights"]
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -29,8 +30,22 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: There is no file at `path`.
         ValueError: The file is damaged or holds no state dict; lists the keys found.
     """
+    return read_trained(path)[0]
+
+
+def read_trained(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a state dict as `read_weights` does, and what the file says of the images that it was trained with.
+
+    Returns:
+        The state dict, and what `ftbc_pl.models.images` keeps of a network's images; empty for files of other code.
+
+    Raises:
+        FileNotFoundError: There is no file at `path`.
+        ValueError: The file is damaged or holds no state dict; lists the keys found.
+    """
     path = Path(path)
     content = read_contents(path)
+    images = checked(content.get(IMAGES)) if isinstance(content, dict) else {}
     place: list[str] = []
     while (state := _tensors(content)) is None:
         key = _place(content, path, place)
@@ -38,7 +53,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         content = content[key]
     if place and place[-1] in _PLACES[:3]:
         rank_zero_info(f"{path} holds averaged weights: those of {'.'.join(place)} are taken.")
-    return state
+    return state, images
 
 
 def read_checkpoint_state(path: str | Path) -> dict[str, Tensor]:
@@ -62,7 +77,10 @@ def read_checkpoint_state(path: str | Path) -> dict[str, Tensor]:
 
 def load_weights(network: nn.Module, path: str | Path, *, reset_head: bool = False) -> nn.Module:
     """Load the weights in a file into `network`, in place, and return the network: `read_weights`, `assign_weights`."""
-    return assign_weights(network, read_weights(path), path, reset_head=reset_head)
+    weights, images = read_trained(path)
+    assign_weights(network, weights, path, reset_head=reset_head)
+    remember_images(network, images)
+    return network
 
 
 @torch.no_grad()

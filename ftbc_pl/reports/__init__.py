@@ -11,6 +11,7 @@ from ftbc_pl.reports.results import (
 )
 from ftbc_pl.reports.terminal import accuracy_table, site_table
 from ftbc_pl.reports.tracking import log_results, logger_links
+from ftbc_pl.reports.write import write_report
 
 __all__ = [
     "PANELS",
@@ -28,6 +29,7 @@ __all__ = [
     "read_results_json",
     "report_html",
     "site_table",
+    "write_report",
     "write_report_html",
     "write_results_json",
 ]

@@ -1,4 +1,4 @@
-"""A trial before a training: whether its network can be converted after it."""
+"""A trial before a training: whether its network can be converted after it, and its accuracy measured."""
 
 from typing import Any
 
@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ftbc_pl.conversion import convert
-from ftbc_pl.conversion.batch import first_batches
+from ftbc_pl.conversion.batch import first_batches, images_and_labels
 from ftbc_pl.conversion.copies import copied
+from ftbc_pl.evaluation import TimestepAccuracy
+from ftbc_pl.evaluation.predictions import single_output
 from ftbc_pl.options import ConversionOptions
 
 
@@ -33,3 +35,22 @@ def check_convertible(network: nn.Module, loader: Any, options: ConversionOption
         if any(is_lazy(parameter) for parameter in network.parameters()):
             network.eval()(images[:2].to(next(network.parameters()).device))  # lazy layers get their sizes
         convert(network, example=images[:2], check=False, measure=False, **options.to_dict())
+
+
+def why_not_measured(network: nn.Module, batch: Any) -> str:
+    """Why the accuracy can't be measured on a batch of the validation images; an empty text where it can.
+
+    Args:
+        network: The network; it is left as it is.
+        batch: Images and labels, of which two are looked at.
+    """
+    try:
+        images, labels = images_and_labels(batch)
+        network = copied(network).float().eval()
+        parameter = next(network.parameters())
+        with isolate_rng(), torch.no_grad():
+            outputs = single_output(network(images[:2].to(parameter)))
+            TimestepAccuracy(1).to(parameter.device).update(outputs.unsqueeze(0), labels[:2].to(parameter.device))
+    except (TypeError, ValueError, RuntimeError) as error:
+        return str(error)
+    return ""

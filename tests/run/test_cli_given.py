@@ -1,5 +1,6 @@
 """Options beside a checkpoint or a saved network win, or are refused: none is overruled without a word."""
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 import yaml
 
+from ftbc_pl import FTBC, FTBCTrainer
 from ftbc_pl.cli import main
 from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, how_it_was_made
+from ftbc_pl.data import DigitsData
 from ftbc_pl.task import ImageClassifier
 from tests.pipeline import QUICK, checkpoint, results
 
@@ -90,6 +93,11 @@ def test_checkpoints_of_earlier_versions_serve_too(fitted):
         ("--ftbc.alpha=0.1", "ftbc.alpha is 0.1, but the network in {} was made with alpha 0.5"),
         ("--ftbc.threshold=max", "ftbc.threshold is max, but the network in {} was made with threshold mse"),
         ("--model.network=cifar_vgg16", "model.network is cifar_vgg16, but the network in {} was made with network"),
+        ("--ftbc.batch_size=7", "ftbc.batch_size is 7, but the network in {} was made with batch_size 40"),
+        ("--ftbc.enabled=false", "ftbc.enabled is False, but the network in {} was made with enabled True"),
+        ("--ftbc.network=net", "ftbc.network takes no effect on the network saved in {}, which is made already"),
+        ("--ftbc.weights=ridge", "ftbc.weights is ridge, but the network in {} was made with weights keep"),
+        ("--ftbc.num_steps=0", "ftbc.num_steps is 0, but the network in {} was made with num_steps 4"),
         ("--model.levels=16", "model.levels is 16, but the network in {} was made with levels 4"),
     ],
 )
@@ -144,3 +152,60 @@ def test_so_are_weights_where_a_training_should_go_on(capsys):
 
 def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(capsys):
     assert "There is no checkpoint gone.ckpt: correct ckpt_path." in refused(capsys, "fit", "--ckpt_path=gone.ckpt")
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_fewer_steps_and_the_plain_mean_may_be_asked_for(command, fitted):
+    saved = [f"--snn_path={fitted / 'out'}"]
+    main([command, *QUICK, *saved, "--ftbc.output_dir=all"])
+    main([command, *QUICK, *saved, "--ftbc.output_dir=few", "--ftbc.num_steps=2"])
+    whole, few = results("all"), results("few")
+    assert few["num_steps"] == 2
+    assert few["accuracy"] == {key: values[:2] for key, values in whole["accuracy"].items()}
+    assert all(len(site["temporal_bias_rms"]) == 2 for site in few["sites"] if site["temporal_bias_rms"])
+    assert yaml.safe_load(Path("few/config.yaml").read_text())["ftbc"]["num_steps"] == 2
+    main([command, *QUICK, *saved, "--ftbc.output_dir=mean", "--ftbc.readout=mean"])
+    mean = results("mean")
+    assert mean["accuracy"]["uncalibrated"] == whole["accuracy"]["uncalibrated"]
+    assert mean["accuracy"]["calibrated"] != whole["accuracy"]["calibrated"]
+    assert mean["calibration"]["readout_weights"] == [0.25] * 4
+
+
+def test_a_prediction_by_fewer_steps_has_their_columns(fitted):
+    saved = [f"--snn_path={fitted / 'out'}"]
+    main(["predict", *QUICK, *saved, "--output=all.csv"])
+    main(["predict", *QUICK, *saved, "--output=few.csv", "--ftbc.num_steps=2"])
+    with open("all.csv") as one, open("few.csv") as other:
+        whole, few = list(csv.DictReader(one)), list(csv.DictReader(other))
+    assert [row["class_T2"] for row in whole] == [row["class"] for row in few]
+    assert "class_T3" not in few[0]
+
+
+def test_options_that_predict_has_no_use_for_are_refused(fitted, capsys):
+    said = refused(capsys, "predict", f"--snn_path={fitted / 'out'}", "--ftbc.output_dir=out")
+    assert "ftbc.output_dir takes no effect on predict: use --output and --overwrite." in said
+
+
+def test_a_network_that_was_calibrated_for_the_mean_has_no_other_readout(fitted, capsys):
+    main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.readout=mean", "--ftbc.output_dir=mean"])
+    assert "ftbc.readout is least_squares, but the network in mean was made with readout mean" in refused(
+        capsys, "test", "--snn_path=mean", "--ftbc.readout=least_squares", "--ftbc.output_dir=again"
+    )
+    Path("mean/config.yaml").unlink()
+    assert how_it_was_made("mean")["ftbc"]["readout"] == "mean"
+    main(["test", "--data=DigitsData", "--data.eval_batch_size=72", "--trainer.accelerator=cpu", "--snn_path=mean",
+          "--ftbc.output_dir=again", "--ftbc.num_steps=3"])  # fmt: skip
+    assert results("again")["num_steps"] == 3
+    trainer = FTBCTrainer(accelerator="cpu", logger=False, callbacks=[FTBC(readout="least_squares", output_dir="x")])
+    with pytest.raises(ValueError, match="expected readout mean, with which the saved network was calibrated"):
+        trainer.test(datamodule=DigitsData(), snn_path="mean")
+    trainer = FTBCTrainer(accelerator="cpu", logger=False, callbacks=[FTBC(num_steps=5, output_dir="x")])
+    with pytest.raises(ValueError, match=r"expected num_steps in 1\.\.4, .*, got 5"):
+        trainer.predict(datamodule=DigitsData(), snn_path="mean")
+
+
+def test_a_configuration_beside_a_network_that_cant_be_read_hides_nothing(fitted):
+    shutil.copytree(fitted / "out", "copy")
+    Path("copy/config.yaml").write_text("a: [unclosed")
+    made = how_it_was_made("copy")["ftbc"]
+    assert (made["num_steps"], made["readout"], made["weights"]) == (4, "least_squares", "keep")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftbc_pl import FTBC, calibrate_, convert
+from ftbc_pl import calibrate_, convert
+from ftbc_pl.command.section import ftbc_section
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions, SimulationOptions
 from tests.networks import images, small_cnn
 
@@ -45,7 +46,7 @@ def test_the_command_line_has_every_option_with_its_default_and_sentence():
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser()
-    parser.add_class_arguments(FTBC, "ftbc")
+    parser.add_function_arguments(ftbc_section, "ftbc")
     defaults = parser.get_defaults()
     assert vars(defaults.ftbc) == {field.name: field.default for field in fields(RunOptions)}
     text = " ".join(parser.format_help().split())

@@ -9,8 +9,8 @@ from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from ftbc_pl.data import DigitsData
+from ftbc_pl.finding import network_of
 from ftbc_pl.layers import QCFS, ClippedReLU
-from ftbc_pl.run import network_of
 from ftbc_pl.schedules import Cosine, OneCycle
 from ftbc_pl.task import ImageClassifier
 
@@ -51,6 +51,18 @@ class TestOptimizer:
         task = ImageClassifier(activation="relu", lr_scheduler=None)
         frozen = next(task.network.parameters()).requires_grad_(False)
         assert not any(p is frozen for group in task.configure_optimizers().param_groups for p in group["params"])
+
+    def test_from_trained_weights_the_default_learning_rate_is_lower(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        torch.save(ImageClassifier(activation="relu").network.state_dict(), tmp_path / "relu.pt")
+        task = ImageClassifier(weights=str(tmp_path / "relu.pt"), lr_scheduler=None)
+        assert task.configure_optimizers().param_groups[0]["lr"] == 0.01
+        assert "the learning rate is 0.01 instead of 0.1" in caplog.text
+        assert ImageClassifier(lr_scheduler=None).configure_optimizers().param_groups[0]["lr"] == 0.1
+        own = ImageClassifier(
+            weights=str(tmp_path / "relu.pt"), lr_scheduler=None, optimizer=lambda p: torch.optim.SGD(p, lr=0.1)
+        )
+        assert own.configure_optimizers().param_groups[0]["lr"] == 0.1
 
     def test_a_threshold_learns(self, tmp_path):
         task = ImageClassifier(in_chans=1, threshold=1.0)
@@ -140,12 +152,28 @@ class TestMetrics:
         assert logged["val/accuracy"] == pytest.approx(ranked[:, 0].float().mean().item())
         assert logged["val/top5"] == pytest.approx(ranked.any(1).float().mean().item())
 
-    def test_top5_of_three_classes_is_top3(self):
-        task = ImageClassifier(num_classes=3)
-        assert task.val_metrics["top5"].top_k == 3
+    @pytest.mark.parametrize(("classes", "metrics"), [(5, {"val/accuracy"}), (6, {"val/accuracy", "val/top5"})])
+    def test_of_five_classes_and_fewer_there_is_no_top5(self, classes, metrics):
+        assert set(ImageClassifier(num_classes=classes).val_metrics.keys()) == metrics
 
 
 class TestNetwork:
+    def test_relu_stays_where_trained_weights_have_it_and_nothing_else_is_asked_for(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        relu, qcfs = (str(tmp_path / f"{name}.pt") for name in ("relu", "qcfs"))
+        torch.save(ImageClassifier(activation="relu").network.state_dict(), relu)
+        torch.save(ImageClassifier().network.state_dict(), qcfs)
+        assert not caplog.text
+        task = ImageClassifier(weights=relu)
+        assert task.hparams.activation == task.hparams_initial.activation == "relu"
+        assert not any(isinstance(module, QCFS) for module in task.modules())
+        assert "keeps its ReLU (activation: relu)" in caplog.text
+        for given in ({"weights": relu, "activation": "qcfs"}, {"weights": relu, "threshold": "measured"},
+                      {"weights": qcfs}, {}):  # fmt: skip
+            task = ImageClassifier(**given)
+            assert task.hparams.activation == "qcfs"
+            assert any(isinstance(module, QCFS) for module in task.modules())
+
     @pytest.mark.parametrize(("activation", "kind"), [("relu", nn.ReLU), ("qcfs", QCFS), ("rts", ClippedReLU)])
     def test_all_activations_are_of_the_kind_asked_for(self, activation, kind):
         network = ImageClassifier(activation=activation).network
