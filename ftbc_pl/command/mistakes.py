@@ -124,6 +124,7 @@ def class_names(place: str) -> list[str]:
 
 
 def _below(base: type) -> Iterator[str]:
+    cls: type
     for cls in base.__subclasses__():
         if not cls.__name__.startswith("_") and not inspect.isabstract(cls):
             yield cls.__name__

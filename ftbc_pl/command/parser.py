@@ -97,7 +97,7 @@ class _HelpAll(argparse._HelpAction):
         """Print them and exit."""
         parser.whole = True
         parser.print_help()
-        parser.exit()
+        raise SystemExit(0)
 
 
 class Parser(LightningArgumentParser):
@@ -136,12 +136,12 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in a line or two what is wrong, and exit with status 2."""
         if not self.exit_on_error:
-            super().error(message, ex)
+            super().error(message, ex)  # raises
         if os.environ.get("FTBC_DEBUG") and ex is not None:
             traceback.print_exception(ex)
         parser = getattr(ex, "subcommand_parser", None) or self._of_missing(message) or self
-        sys.stderr.write(f"{parser.format_usage()}{parser.name}: error: {explain(message, parser)}\n")
-        self.exit(2)
+        sys.stderr.write(f"{parser.format_usage()}ftbc-pl: error: {explain(message, parser)}\n")
+        raise SystemExit(2)
 
     def _of_missing(self, message: str) -> "Parser | None":
         """The parser of the command that lacks an option: the one above it says so."""
@@ -165,7 +165,10 @@ class Parser(LightningArgumentParser):
         command = COMMANDS[self.subcommand]
         lines = [f"usage: {self.name} [options]", "", command.summary, "", "Examples:"]
         lines += [f"  {example}" for example in command.examples]
-        known = {action.dest: action for action in self._actions if action.help != argparse.SUPPRESS}
+        known: dict[str, argparse.Action | None] = {
+            action.dest: action for action in self._actions if action.help != argparse.SUPPRESS
+        }
+        # Those of the classes that these sections name.
         known |= {f"{key}.{name}": None for key, name in (("data", "root"), ("optimizer", "lr")) if key in known}
         for title, words in SHOWN.items():
             shown = {dest: text for dest, text in words.items() if dest in known and _shows(self.subcommand, dest)}

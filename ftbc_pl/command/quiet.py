@@ -112,9 +112,9 @@ class Epochs(Callback):
 
 
 class EndBar(Callback):
-    """Ends rich's progress bar with the training: it would be drawn once more below the results."""
+    """Ends rich's progress bar with the training: else it is drawn once more, below the results."""
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End it."""
         bar = trainer.progress_bar_callback
         if isinstance(bar, RichProgressBar):

@@ -150,7 +150,7 @@ class TestErrors:
             fit_digits(*arguments)
         assert stop.value.code == code
         shown = capsys.readouterr().err
-        assert len(re.findall("^(?:ftbc-pl: )?error: ", shown, re.MULTILINE)) == 1
+        assert len(re.findall("^ftbc-pl: error: ", shown, re.MULTILINE)) == 1
         assert "Traceback" not in shown
         assert re.search(message, shown)
 
