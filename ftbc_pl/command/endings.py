@@ -64,9 +64,10 @@ def failed_download(error: BaseException) -> str:
             asked = [value.full_url for values in frames for value in values if isinstance(value, Request)]
             return asked[0] if asked else "a file"
         if type(part).__module__.partition(".")[0] in ("httpx", "requests", "huggingface_hub"):
-            request = vars(part).get("_request") or vars(part).get("request")
-            if getattr(request, "url", None):
-                return str(request.url)
+            asked_for = vars(part).get("_request") or vars(part).get("request")
+            url = getattr(asked_for, "url", None)
+            if url is not None:
+                return str(url)
     return ""
 
 
