@@ -63,11 +63,11 @@ def failed_download(error: BaseException) -> str:
             frames = [frame.f_locals.values() for frame, _ in traceback.walk_tb(part.__traceback__)]
             asked = [value.full_url for values in frames for value in values if isinstance(value, Request)]
             return asked[0] if asked else "a file"
-        if type(part).__module__.partition(".")[0] in ("httpx", "requests", "huggingface_hub"):
-            asked_for = vars(part).get("_request") or vars(part).get("request")
-            url = getattr(asked_for, "url", None)
-            if url is not None:
-                return str(url)
+        # The errors of requests, httpx and what is derived of these.
+        asked_for = vars(part).get("_request") or vars(part).get("request")
+        url = getattr(asked_for, "url", None)
+        if url is not None:
+            return str(url)
     return ""
 
 
@@ -75,14 +75,16 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and those that it comes from, the last first."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _offline(address: str) -> str:
     """What to do without a network."""
-    if "/datasets/" not in address and (
-        (urlsplit(address).hostname or "").endswith(("huggingface.co", "hf.co")) or address.endswith(_WEIGHTS)
-    ):
+    host = urlsplit(address).hostname or ""
+    if host.endswith("wandb.ai"):
+        return "Without a network: set WANDB_MODE=offline."
+    hub = host.endswith(("huggingface.co", "hf.co"))
+    if (hub and "/datasets/" not in address) or address.endswith(_WEIGHTS):
         return (
             "Without a network: fetch the file elsewhere and pass --model.weights FILE in place of --model.pretrained, "
             "or copy the cache of a machine that has it (HF_HOME, TORCH_HOME)."

@@ -7,9 +7,9 @@ import sys
 import urllib.request
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
+from huggingface_hub import get_session
 
 from ftbc_pl.cli import main
 from ftbc_pl.command.endings import message
@@ -149,7 +149,11 @@ def test_so_are_those_of_a_file(text, said, capsys):
     assert refused(capsys, "fit", "--config=mine.yaml") == said
 
 
-@pytest.mark.parametrize("get", [urllib.request.urlopen, httpx.get])
+def from_the_hub(address):
+    get_session().get(address)
+
+
+@pytest.mark.parametrize("get", [urllib.request.urlopen, from_the_hub])
 @pytest.mark.parametrize(
     ("name", "hint"), [("model.safetensors", "--model.weights FILE"), ("cifar.tar.gz", "copy them to data.root")]
 )
