@@ -121,6 +121,7 @@ class Parser(LightningArgumentParser):
         """The short help of a command, or the whole."""
         if self.subcommand not in COMMANDS:
             return super().format_help(*args)
+        self.usage = f"{self.name} [options]"  # else it names each
         with self._only_for(self.subcommand):
             return super().format_help(*args) if self.whole else self._short_help()
 
@@ -131,7 +132,7 @@ class Parser(LightningArgumentParser):
     @property
     def name(self) -> str:
         """The program with its command."""
-        return f"ftbc-pl {self.subcommand}".strip() if self.subcommand else "ftbc-pl COMMAND"
+        return f"ftbc-pl {self.subcommand or 'COMMAND'}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in a line or two what is wrong, and exit with status 2."""

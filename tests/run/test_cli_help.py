@@ -96,6 +96,7 @@ def test_only_a_training_shows_how_to_train(command, capsys):
 
 def test_the_whole_help_has_every_option(capsys):
     page = shown(capsys, "fit", "--help.all")
+    assert page.splitlines()[:2] == ["usage: ftbc-pl fit [options]", ""]
     for word in ("--optimizer", "--checkpoint.save_top_k", "--trainer.gradient_clip_val", "--ftbc.mean_weight"):
         assert word in page
 

@@ -13,7 +13,7 @@ from ftbc_pl.command.quiet import quiet, say_all
 from tests.pipeline import QUICK, QUIET, ROOT
 
 LOG = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-AS_IT_IS = [argument for argument in QUICK if argument not in QUIET]
+AS_IT_IS = [*(argument for argument in QUICK if argument not in QUIET), "--trainer.log_every_n_steps=1"]
 NOISE = ("Tip", "TPU", "FLOPs", "eval mode", "Loading `train_dataloader`")
 
 
