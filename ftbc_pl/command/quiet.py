@@ -31,9 +31,8 @@ def _concerns_the_run(record: logging.LogRecord) -> bool:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave out what other packages say of themselves. Warnings of the user's own run are shown as ever."""
-    top = logging.getLogger("lightning.pytorch")
-    before = top.level, _LOG.level
-    top.setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    before = _LOG.level
     if os.environ.get("FTBC_DEBUG"):
         yield
         return
@@ -44,10 +43,12 @@ def quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", category=category, module=_OTHERS)
             # The number of workers is chosen by the data module, by the cores that there are.
             warnings.filterwarnings("ignore", message=".*does not have many workers")
+            # The best checkpoint is carried over all the same, by `ftbc_pl.safety.resume`.
+            warnings.filterwarnings("ignore", message="The dirpath has changed")
             yield
     finally:
         _LOG.removeFilter(_concerns_the_run)
-        _LOG.setLevel(before[1])
+        _LOG.setLevel(before)
 
 
 def say_all() -> None:
