@@ -37,7 +37,7 @@ def explain(message: str, parser: Any) -> str:
         parser: The parser that says it.
     """
     key = ".".join(dict.fromkeys(_KEY.findall(message)))
-    for explanation in (_unrecognized, _missing, _no_option, _no_class, _abstract, _wrong_value):
+    for explanation in (_unrecognized, _missing, _no_sections, _no_option, _no_class, _abstract, _wrong_value):
         said = explanation(message, key, parser)
         if said:
             return said
@@ -73,6 +73,13 @@ def _missing(message: str, key: str, parser: Any) -> str:
     return f"expected {' and '.join(f'--{name}' for name in names)}{hint}"
 
 
+def _no_sections(message: str, key: str, parser: Any) -> str:
+    if not message.startswith("Unexpected config:"):
+        return ""
+    got = " ".join(message.removeprefix("Unexpected config:").split())
+    return f"expected a configuration of sections (model, data, trainer …), got {repr(got) if got else 'an empty file'}"
+
+
 def _no_option(message: str, key: str, parser: Any) -> str:
     found = _NO_OPTION.search(message)
     if not found:
@@ -95,7 +102,7 @@ def _no_class(message: str, key: str, parser: Any) -> str:
     names = class_names(key)
     there = f"; there are {', '.join(names)}" if names and len(names) < 10 else ""
     hint = did_you_mean(found[1], names) or f"{there}; one of your own is named as module.Class"
-    return f"{key}: expected a class, got {found[1]!r}{hint}"
+    return f"{f'{key}: ' if key else ''}expected a class, got {found[1]!r}{hint}"
 
 
 def _abstract(message: str, key: str, parser: Any) -> str:

@@ -75,6 +75,14 @@ class FTBCCLI(LightningCLI):
         parser.link_arguments("lr_scheduler", "model.lr_scheduler")
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse them; a section must hold options, which the parser doesn't look at."""
+        super().parse_arguments(parser, args)
+        for section in ("trainer", "ftbc", "checkpoint"):
+            value = self.config[self.config.subcommand].get(section)
+            if not isinstance(value, Namespace):
+                self._parser(self.config.subcommand).error(f"{section}: expected options, got {value!r}")
+
     def _parse_ckpt_path(self) -> None:
         """Take the network of a given checkpoint or saved network; options that say otherwise are an error."""
         config = self.config[self.config.subcommand]

@@ -142,6 +142,9 @@ def test_errors_are_one_line_and_name_what_was_meant(arguments, said, capsys):
         ("data: {class_path: DigitsData, init_args: {val_splt: 3}}",
          "DigitsData has no option data.val_splt; did you mean data.val_split?"),
         ("data: DigitsData\nftbc: {num_step: 3}", "there is no option ftbc.num_step; did you mean ftbc.num_steps?"),
+        ("data: DigitsData\nftbc: 3", "ftbc: expected options, got 3"),
+        ("data: DigitsData\ntrainer: []", "trainer: expected options, got []"),
+        ("", "expected a configuration of sections (model, data, trainer …), got an empty file"),
         ("data: DigitsData\nmodl: {levels: 3}", "there is no option modl.levels; did you mean model.levels?"),
     ],
 )  # fmt: skip
