@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 quickstart: $(VENV)/installed  ## Train, convert, calibrate and evaluate on the digits
 	$(RUN) -m ftbc_pl fit --config configs/quickstart.yaml
 	@echo "Open the report.html named above in a browser. Next: your own images (docs/own-images.md), your own"
-	@echo "LightningModule (docs/lightning.md), or every option: $(VENV)/bin/python -m ftbc_pl fit --help"
+	@echo "LightningModule (docs/lightning.md), or the options: $(VENV)/bin/python -m ftbc_pl fit --help"
 
 test: $(VENV)/installed  ## Run all tests, on all cores
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal

@@ -16,6 +16,7 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_debug  # type: ignore[attr-defined]
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -29,7 +30,7 @@ from ftbc_pl.io import save_snn
 from ftbc_pl.loaders import calibration_loader, held_out_loader, offers_calibration_images
 from ftbc_pl.models.images import remember_images, remembered_images
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
-from ftbc_pl.reports import accuracy_table, log_results, write_report_html, write_results_json
+from ftbc_pl.reports import accuracy_table, log_results, site_table, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.tracking import logger_links
 from ftbc_pl.safety.output import OutputFolder, check_unused
@@ -233,6 +234,7 @@ class Run:
             write_report_html(results, self._output.place)
             names = self._commit()
             log_results(trainer.loggers, results, folder)
+            rank_zero_debug(f"\n{site_table(results)}")  # shown by --verbose
             rank_zero_info(f"\n{accuracy_table(results)}\nSaved to {folder}: {', '.join(names)}\n")
 
     def write_without_accuracies(self, trainer: Trainer, why: str = "there are no validation images") -> None:

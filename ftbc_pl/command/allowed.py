@@ -64,18 +64,18 @@ def _check_class(place: str, path: str) -> None:
     bases = _bases(place)
     if bases is None:
         raise ValueError(f"{place} names the class {path}, where only plain values are taken.")
-    named = _resolve(path)
+    named = resolve(path)
     if not (inspect.isclass(named) and issubclass(named, bases)):
         raise ValueError(f"{place} names {path}, which is not one of the classes taken there{_kinds(place)}.")
 
 
-def _resolve(path: str) -> Any:
+def resolve(path: str) -> Any:
     """What a dotted path names, None where there is nothing; the parser has imported its module already."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)
     except (ImportError, ValueError):
-        owner = _resolve(module) if "." in module else None
+        owner = resolve(module) if "." in module else None
         return getattr(owner, name, None)
 
 

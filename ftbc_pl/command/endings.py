@@ -1,13 +1,18 @@
 """How the command line ends: one sentence instead of a traceback, and the exit status that others expect."""
 
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from ftbc_pl.safety.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopping
 
 _HINT = "(FTBC_DEBUG=1 shows where it happened.)"
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 # What jsonargparse writes around an error of a class that it makes.
 _WRAPPED = "Does not validate against any of the Union subtypes"
 
@@ -40,6 +45,51 @@ def message(error: BaseException) -> str:
     if str(error).startswith(_WRAPPED) and error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip()
+    address = failed_download(error)
+    if address:
+        return f"can't fetch {address} ({text}). {_offline(address)}"
     if not text or isinstance(error, KeyError | IndexError | AssertionError | StopIteration | ZeroDivisionError):
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text
+
+
+def failed_download(error: BaseException) -> str:
+    """The address that could not be fetched where that is what an error comes from; empty where it is not."""
+    for part in _chain(error):
+        if isinstance(part, HTTPError):
+            return str(part.url)
+        if isinstance(part, URLError):
+            # It doesn't say what was asked for, but the request lies in the frames that it came through.
+            frames = [frame.f_locals.values() for frame, _ in traceback.walk_tb(part.__traceback__)]
+            asked = [value.full_url for values in frames for value in values if isinstance(value, Request)]
+            return asked[0] if asked else "a file"
+        # The errors of requests, httpx and what is derived of these.
+        asked_for = vars(part).get("_request") or vars(part).get("request")
+        url = getattr(asked_for, "url", None)
+        if url is not None:
+            return str(url)
+    return ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it comes from, the last first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _offline(address: str) -> str:
+    """What to do without a network."""
+    host = urlsplit(address).hostname or ""
+    if host.endswith("wandb.ai"):
+        return "Without a network: set WANDB_MODE=offline."
+    hub = host.endswith(("huggingface.co", "hf.co"))
+    if (hub and "/datasets/" not in address) or address.endswith(_WEIGHTS):
+        return (
+            "Without a network: fetch the file elsewhere and pass --model.weights FILE in place of --model.pretrained, "
+            "or copy the cache of a machine that has it (HF_HOME, TORCH_HOME)."
+        )
+    return (
+        "Without a network: fetch the data elsewhere, copy them to data.root, and leave data.download out; caches of "
+        "other machines serve as well (HF_HOME)."
+    )

@@ -11,7 +11,7 @@ from ftbc_pl.command.allowed import check_size
 from ftbc_pl.data.found import are_grey
 from ftbc_pl.task import FINE_TUNING_RATE, TRAINING_RATE
 
-_COMMANDS = ("fit", "validate", "test", "predict", "calibrate")
+_COMMANDS = ("fit", "validate", "test", "predict", "calibrate", "compare")
 _IMAGE_DATA = "ImageData"
 _UNUSED = {"predict": ("ftbc.output_dir", "ftbc.overwrite")}  # what a subcommand has no use for
 
@@ -53,7 +53,7 @@ def with_found(arguments: Sequence[str]) -> list[str]:
         ValueError: One of the options can take no effect.
     """
     given = list(arguments)
-    if not given or given[0] not in _COMMANDS or {"-h", "--help"} & set(given):
+    if not given or given[0] not in _COMMANDS or {"-h", "--help", "--help.all"} & set(given):
         return given
     said = Said(given)
     unused = [name for name in _UNUSED.get(given[0], ()) if name in said.arguments]

@@ -1,0 +1,16 @@
+"""The command export: it takes neither model nor data nor trainer."""
+
+from jsonargparse import auto_cli
+
+from ftbc_pl.export import export
+from ftbc_pl.safety.signals import Stopping
+
+
+def run(arguments: list[str], stopping: Stopping) -> None:
+    """Write a saved spiking network in another format.
+
+    Args:
+        arguments: The command's name and options.
+        stopping: Not looked at: the file is written as a whole.
+    """
+    auto_cli(export, as_positional=False, args=arguments[1:], prog="ftbc-pl export")
