@@ -42,8 +42,8 @@ def test_it_measures_what_calibrate_measures_and_goes_on(fitted, caplog):
 
 def test_two_processes_measure_like_one(fitted):
     done = python(
-        "compare", *OPTIONS, "--trainer.devices=2", "--trainer.strategy=ddp", f"--ckpt_path={checkpoint(fitted)}",
-        "--ftbc.output_dir=two",
+        "compare", *QUICK, "--num_steps=4", "--solvers=exact", "--draws=1", "--ftbc.output_dir=two",
+        "--trainer.devices=2", "--trainer.strategy=ddp", f"--ckpt_path={checkpoint(fitted)}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     content, found = records("two")
