@@ -69,7 +69,9 @@ def _missing(message: str, key: str, parser: Any) -> str:
     if not found:
         return ""
     names = [name.partition(".")[2] if "." in name else name for name in found[1].split(", ")]
-    hint = f": a data module, {_listed(class_names('data'))}, or a --config that names one" if "data" in names else ""
+    kinds = _listed(class_names("data"))
+    hint = f": --data.root FOLDER of images, a data module ({kinds}), or a --config that names one"
+    hint = hint if "data" in names else ""
     return f"expected {' and '.join(f'--{name}' for name in names)}{hint}"
 
 
