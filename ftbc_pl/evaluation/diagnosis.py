@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftbc_pl.conversion.convert import to_images
+from ftbc_pl.conversion.batch import finite_images
 from ftbc_pl.distributed import maximum_over_processes, progress_bar, sum_over_processes
 from ftbc_pl.evaluation.advice import Finding, advise
 from ftbc_pl.functional.neuron import per_channel
@@ -193,7 +193,7 @@ def diagnose(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
     count = 0
     with torch.autocast(snn.device.type, enabled=False):
         for batch in progress_bar(loader, "Diagnosing", progress):
-            images = to_images(batch).to(snn.device)
+            images = finite_images(batch).to(snn.device)
             count += len(images)
             begun: list[bool] = []
             snn.simulate(images, lambda steps, begun=begun: _Diagnosing(steps, _first(begun), states))  # type: ignore[misc]

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftbc_pl.conversion.convert import to_images
+from ftbc_pl.conversion.batch import finite_images, images_and_labels
 from ftbc_pl.distributed import gather_over_processes, progress_bar
+from ftbc_pl.evaluation.predictions import class_indices, single_output
 from ftbc_pl.functional.exit import choose_thresholds, confidence, decisions, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -135,18 +136,21 @@ def evaluate_exit(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool 
 
     Args:
         snn: A network with early exit, see `choose_exit_`.
-        loader: Batches of (images, labels); in a distributed run each process hands in its own images.
+        loader: Batches of (images, labels, ...) or dicts of them; in a distributed run each process hands in its own
+            images.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: The loader is empty.
+        TypeError: A batch is not of a form that is known.
+        ValueError: The loader is empty, or labels, images and outputs don't fit.
     """
     all_steps, all_right, all_agree = [], [], []
-    for logits, labels in _predictions(snn, loader, progress):
+    for logits, batch in _predictions(snn, loader, progress):
+        labels = class_indices(images_and_labels(batch)[1].to(logits.device), logits)
         chosen = decisions(logits)
         steps = exit_steps(confidence(logits), snn.exit_thresholds)
         all_steps.append(steps)
-        all_right.append(chosen == labels.to(chosen.device).reshape(-1))
+        all_right.append(chosen == labels)
         all_agree.append(chosen.gather(0, (steps - 1).unsqueeze(0)).squeeze(0) == chosen[-1])
     if not all_steps:
         raise ValueError("There is nothing to evaluate: the loader is empty.")
@@ -162,11 +166,11 @@ def evaluate_exit(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool 
 
 
 def _predictions(snn: SpikingNetwork, loader: Iterable[Any], progress: bool) -> Iterable[tuple[Tensor, Any]]:
-    """Logits at each step, (T, B, classes), and the labels where a batch has some."""
+    """Logits at each step, (T, B, classes), and the batch that they are of."""
     for batch in progress_bar(loader, "Early exit", progress):
-        outputs = snn(to_images(batch).to(snn.device))
+        outputs = snn(finite_images(batch).to(snn.device))
         if not isinstance(outputs, Tensor) or outputs.ndim != 3:
             raise ValueError(
                 "Early exit needs one output (T, B, classes): this network is no classifier of one output."
             )
-        yield snn.readout(outputs), None if isinstance(batch, Tensor) else batch[1]
+        yield snn.readout(single_output(outputs, snn)), batch

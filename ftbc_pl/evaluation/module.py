@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ftbc_pl.conversion.batch import images_and_labels, to_images
+from ftbc_pl.conversion.batch import finite_images, images_and_labels
 from ftbc_pl.evaluation.comparison import Accuracies, Comparison
-from ftbc_pl.evaluation.predictions import predicted_classes, with_classes
+from ftbc_pl.evaluation.predictions import predicted_classes, single_output, with_classes
 from ftbc_pl.functional.exit import confidence, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -100,11 +100,11 @@ class SpikingClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Class predicted at each step, (T, B), the probability of the last one, and the step of early exit, (B,)."""
-        images = to_images(batch)
+        images = finite_images(batch)
         # As in the comparison: full precision.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images)
-        logits = with_classes(logits)
+        logits = with_classes(single_output(logits, self.snn))
         predicted = predicted_classes(logits)
         if logits.shape[2] == 1:  # a network of one output: the logit of class 1 against 0
             logits = torch.cat([torch.zeros_like(logits), logits], 2)
