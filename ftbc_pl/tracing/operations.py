@@ -44,7 +44,7 @@ _AFFINE = names(
     "rot90 cumsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold fold alias "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample "
     "pad constant_pad_nd dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout batch_norm "
-    "broadcast_to diagonal tril triu gather take_along_dim"
+    "broadcast_to diagonal tril triu gather take_along_dim affine_grid"
 )
 # Linear in one of several tensors; a product of two streams is not.
 _MULTILINEAR = names(
