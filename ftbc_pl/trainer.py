@@ -88,6 +88,7 @@ class FTBCTrainer(Trainer):
             snn_path: Folder or file of a saved spiking network, to measure it instead of the ANN.
         """
         if snn_path is not None:
+            check_one_network(snn_path, ckpt_path)
             return self._evaluate_saved(snn_path, datamodule, "validation")
         with self._own_weights(ckpt_path or ("best" if model is None else None)):
             return super().validate(model, dataloaders, ckpt_path, verbose, datamodule)
@@ -112,6 +113,7 @@ class FTBCTrainer(Trainer):
             snn_path: Folder or file of a saved spiking network, to measure it instead of the ANN.
         """
         if snn_path is not None:
+            check_one_network(snn_path, ckpt_path)
             return self._evaluate_saved(snn_path, datamodule, "test")
         with self._own_weights(ckpt_path or ("best" if model is None else None)):
             return super().test(model, dataloaders, ckpt_path, verbose, datamodule)
@@ -139,6 +141,7 @@ class FTBCTrainer(Trainer):
             output: The CSV file.
             overwrite: Whether it may exist already.
         """
+        check_one_network(snn_path, ckpt_path)
         self.callbacks.append(PredictionWriter(output, overwrite))
         if snn_path is None:
             with self._own_weights(ckpt_path or ("best" if model is None else None)):
@@ -199,3 +202,16 @@ class FTBCTrainer(Trainer):
             yield
         finally:
             self.strategy.precision_plugin = before
+
+
+def check_one_network(snn_path: str | None, ckpt_path: str | None) -> None:
+    """Check that not two networks are given.
+
+    Raises:
+        ValueError: They are.
+    """
+    if snn_path is not None and ckpt_path is not None:
+        raise ValueError(
+            f"Two networks are given, the spiking one in {snn_path} (snn_path) and the ANN in {ckpt_path} (ckpt_path): "
+            "leave one out."
+        )

@@ -37,8 +37,13 @@ def check_beside_checkpoint(given: Mapping[str, Any], recorded: Mapping[str, Any
     Raises:
         ValueError: An option was given that says something else than the checkpoint.
     """
-    if "network" not in recorded:
-        return {}  # written by other code
+    if "network" not in recorded:  # written by other code
+        if given.get("weights") is not None or given.get("pretrained"):
+            raise ValueError(
+                f"Weights are given twice: all come from {path}, so leave model.weights and model.pretrained out, or "
+                "ckpt_path."
+            )
+        return {}
     known = {key: value for key, value in recorded.items() if not key.startswith("_") and key not in HISTORY}
     for key, value in given.items():
         if key in known and key not in FREE and plain(value) != plain(known[key]):
@@ -82,7 +87,13 @@ def check_beside_saved(given: Mapping[str, Any], path: str) -> dict[str, dict[st
                     f"{plain(made[section][key])}: leave {section}.{key} out, or make such a network with fit or "
                     "calibrate."
                 )
-    return made
+    source = (given.get("model") or {}).get("weights")
+    if made and source is not None and source != made["model"]["weights"]:
+        raise ValueError(
+            f"model.weights is {source}, but the network saved in {path} has its weights already: leave model.weights "
+            "out, or make a network of them with calibrate."
+        )
+    return made | {"model": made["model"] | {"weights": None}} if made else made
 
 
 def how_it_was_made(path: str) -> dict[str, dict[str, Any]]:
@@ -102,7 +113,8 @@ def how_it_was_made(path: str) -> dict[str, dict[str, Any]]:
         config = yaml.safe_load(text)
         sections = {name: dict((config or {}).get(name) or {}) for name in ("model", "ftbc")}
         sections["ftbc"] = {key: value for key, value in sections["ftbc"].items() if key not in _HERE}
-        sections["model"] |= dict(_network(saved["network"] or {})) | {"weights": None, "pretrained": False}
+        sections["model"] |= dict(_network(saved["network"] or {})) | {"pretrained": False}
+        sections["model"].setdefault("weights", None)
         sections["ftbc"] |= dict(_conversion(saved))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return {}
