@@ -125,3 +125,26 @@ def test_indices_that_nobody_uses_are_not_among_the_problems():
         convert(between(lambda x: F.gelu(x.max(1, keepdim=True)[0] + x)), 3, batches=[images()])
     assert "gelu" in str(caught.value)
     assert "argmax" not in str(caught.value)
+
+
+class SpatialTransformer(nn.Module):
+    """A localisation network moves its features, as in the tutorial of PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.place, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 6), nn.Linear(8, 5)
+        self.place.bias.data = torch.tensor([1.0, 0, 0, 0, 1, 0])
+
+    def forward(self, x):
+        x = F.relu(self.conv(x))
+        grid = F.affine_grid(self.place(x.mean((2, 3))).view(-1, 2, 3), x.size(), align_corners=False)
+        return self.head(F.grid_sample(x, grid, align_corners=False).mean((2, 3)))
+
+
+def test_a_spatial_transformer_converts():
+    torch.manual_seed(0)
+    network = SpatialTransformer().eval()
+    snn = convert(network, 64, batches=[images()], threshold="max")
+    exact = network(images())
+    assert [site.operation for site in snn.report.sites] == ["relu", "grid_sample"]
+    assert ((snn(images()).mean(0) - exact).norm() / exact.norm()).item() < 0.02
