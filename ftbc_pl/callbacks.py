@@ -20,6 +20,7 @@ from ftbc_pl.predictions import PredictionWriter
 from ftbc_pl.run import Run, has_validation, validation_batches, warn_without_validation
 from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
 from ftbc_pl.safety.launching import check_launcher
+from ftbc_pl.safety.overruled import settings_of, warn_of_overruled
 from ftbc_pl.safety.resume import carry_best_over
 from ftbc_pl.safety.trial import why_not_measured
 from ftbc_pl.simulation import SpikingNetwork
@@ -63,6 +64,7 @@ class FTBC(Callback):
         self.options = RunOptions(**options)  # by which jsonargparse knows the options of a YAML
         self.run = Run(self.options, calibration, given=options)
         self._measures = True
+        self._given: dict[str, Any] = {}
 
     @property
     def snn(self) -> SpikingNetwork | None:
@@ -98,8 +100,14 @@ class FTBC(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             carry_best_over(trainer, checkpoint)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep in mind how to train, before a checkpoint is restored."""
+        self._given = settings_of(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what will be missing at the end."""
+        """Say what takes no effect, and what will be missing at the end."""
+        if trainer.ckpt_path is not None:
+            warn_of_overruled(trainer, self._given)
         if self.options.enabled:
             network = network_of(pl_module, self.options.network)
             self.run.check_training_images(trainer, network)

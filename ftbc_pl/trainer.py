@@ -142,6 +142,7 @@ class FTBCTrainer(Trainer):
             snn_path: Folder or file of a saved spiking network, to measure it instead of the ANN.
         """
         if snn_path is not None:
+            check_one_network(snn_path, ckpt_path)
             return self._evaluate_saved(snn_path, datamodule, "validation", dataloaders)
         know_images(model, ckpt_path)
         with self._own_weights(ckpt_path or ("best" if model is None else None)):
@@ -167,6 +168,7 @@ class FTBCTrainer(Trainer):
             snn_path: Folder or file of a saved spiking network, to measure it instead of the ANN.
         """
         if snn_path is not None:
+            check_one_network(snn_path, ckpt_path)
             return self._evaluate_saved(snn_path, datamodule, "test", dataloaders)
         know_images(model, ckpt_path)
         with self._own_weights(ckpt_path or ("best" if model is None else None)):
@@ -195,6 +197,7 @@ class FTBCTrainer(Trainer):
             output: The CSV file.
             overwrite: Whether it may exist already.
         """
+        check_one_network(snn_path, ckpt_path)
         self.callbacks.append(PredictionWriter(output, overwrite))
         if snn_path is None:
             know_images(model, ckpt_path)
@@ -268,3 +271,16 @@ class FTBCTrainer(Trainer):
             yield
         finally:
             self.strategy.precision_plugin = before
+
+
+def check_one_network(snn_path: str | None, ckpt_path: str | None) -> None:
+    """Check that not two networks are given.
+
+    Raises:
+        ValueError: They are.
+    """
+    if snn_path is not None and ckpt_path is not None:
+        raise ValueError(
+            f"Two networks are given, the spiking one in {snn_path} (snn_path) and the ANN in {ckpt_path} (ckpt_path): "
+            "leave one out."
+        )

@@ -127,10 +127,10 @@ def bounded(load: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def check_size(text: str) -> None:
-    """Check how many values a text of YAML stands for, and how deep they lie.
+    """Check how many values a text of YAML stands for, how deep they lie, and that each key is there once.
 
     Raises:
-        ValueError: They are too many.
+        ValueError: They are too many, or a key is there twice, of which YAML would take the last.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -144,6 +144,30 @@ def check_size(text: str) -> None:
             f"expected a configuration of at most {MOST_NODES} values, {DEEPEST} deep, got one that stands for "
             f"{nodes:.3g}, {depth} deep: write out what its aliases repeat, or shorten it"
         )
+    if root is not None:
+        _check_keys(root)
+
+
+def _check_keys(root: yaml.Node) -> None:
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                waiting.append(value)
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines and name != "<<":
+                    raise ValueError(
+                        f"expected each key of a configuration once, got {name} in line {lines[name]} and again in "
+                        f"line {line}: leave one out"
+                    )
+                lines[name] = line
+        else:
+            waiting += node.value
 
 
 def _size(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:

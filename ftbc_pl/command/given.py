@@ -37,8 +37,13 @@ def check_beside_checkpoint(given: Mapping[str, Any], recorded: Mapping[str, Any
     Raises:
         ValueError: An option was given that says something else than the checkpoint.
     """
-    if "network" not in recorded:
-        return {}  # written by other code
+    if "network" not in recorded:  # written by other code
+        if given.get("weights") is not None or given.get("pretrained"):
+            raise ValueError(
+                f"Weights are given twice: all come from {path}, so leave model.weights and model.pretrained out, or "
+                "ckpt_path."
+            )
+        return {}
     known = {key: value for key, value in recorded.items() if not key.startswith("_") and key not in HISTORY}
     for key, value in given.items():
         if key in known and key not in FREE and plain(value) != plain(known[key]):
@@ -88,9 +93,15 @@ def check_beside_saved(given: Mapping[str, Any], path: str) -> dict[str, dict[st
                     f"{plain(made[section][key])}: leave {section}.{key} out, or make such a network with fit or "
                     "calibrate."
                 )
+    source = (given.get("model") or {}).get("weights")
+    if made and source is not None and source != made["model"]["weights"]:
+        raise ValueError(
+            f"model.weights is {source}, but the network saved in {path} has its weights already: leave model.weights "
+            "out, or make a network of them with calibrate."
+        )
     if made and (made["ftbc"].get("horizon") or 0) > made["ftbc"]["num_steps"]:
         made["ftbc"]["horizon"] = None  # a step that is not simulated now
-    return made
+    return made | {"model": made["model"] | {"weights": None}} if made else made
 
 
 def _can_change(key: str, value: Any, made: Mapping[str, Any]) -> bool:
@@ -114,9 +125,10 @@ def how_it_was_made(path: str) -> dict[str, dict[str, Any]]:
         config = _read_config(file.with_name("config.yaml"))
         sections = {name: dict(config.get(name) or {}) for name in ("model", "ftbc")}
         sections["ftbc"] = {key: value for key, value in sections["ftbc"].items() if key not in _HERE}
-        sections["model"] |= dict(_network(saved["network"] or {})) | {"weights": None, "pretrained": False}
+        sections["model"] |= dict(_network(saved["network"] or {})) | {"pretrained": False}
+        sections["model"].setdefault("weights", None)
         sections["ftbc"] = _calibration(saved["report"] or {}) | sections["ftbc"] | dict(_conversion(saved))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return {}
     return sections
 

@@ -39,8 +39,10 @@ def why_offline() -> str:
     """Why a run can't be logged online, an empty string where it can."""
     import wandb  # here, because a run without W&B should not wait for it
 
-    address = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
     try:
+        address = wandb.setup().settings.base_url  # W&B's own, or that of a variable or a file of settings
+        if not has_key(address):
+            return "no login found"
         if not can_connect(address):
             return f"{urlsplit(address).hostname} can't be reached"
         return "" if wandb.login(prompt=False) else "no login found"
@@ -48,6 +50,18 @@ def why_offline() -> str:
         return f"the login fails ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     finally:
         wandb.teardown()  # else wandb keeps the mode that it has read now
+
+
+def has_key(address: str) -> bool:
+    """Whether this machine holds a key for a server of W&B; asks no network.
+
+    Raises:
+        Exception: One of wandb's own, for a key that is none.
+    """
+    from wandb.sdk.lib import wbauth
+
+    found = wbauth.authenticate_session(host=address, source="ftbc-pl", prompt=False, update_session=False)
+    return found is not None
 
 
 def can_connect(address: str) -> bool:

@@ -14,11 +14,11 @@ from ftbc_pl.comparisons.plan import Plan, Rule
 from ftbc_pl.comparisons.store import Store
 from ftbc_pl.comparisons.table import ComparisonTable, Record
 from ftbc_pl.conversion import convert
-from ftbc_pl.conversion.batch import images_and_labels
+from ftbc_pl.conversion.batch import check_images, images_and_labels
 from ftbc_pl.distributed import progress_bar, sum_over_processes
 from ftbc_pl.evaluation import TimestepAccuracy
 from ftbc_pl.evaluation.metric import per_step
-from ftbc_pl.evaluation.predictions import check_images, single_output
+from ftbc_pl.evaluation.predictions import single_output
 from ftbc_pl.functional.readout import mean_readout, weigh
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -125,12 +125,14 @@ def _measured(
         seconds = calibrate_(snn, own, progress=progress, **table.plan.options(rule)).seconds
         weights = snn.readout_weights
     assert weights is not None  # several outputs were refused when the ANN was measured
-    readouts = {"mean": mean_readout(snn.num_steps), "least_squares": weights}
-    metrics = {name: TimestepAccuracy(snn.num_steps).to(snn.device) for name in readouts}
+    readouts = {"mean": mean_readout(len(weights)), "least_squares": weights}
+    metrics = {name: TimestepAccuracy(len(weights)).to(snn.device) for name in readouts}
     title = f"{rule.name}, T = {snn.num_steps}"
     with snn.uncalibrated() if rule.solver is None else nullcontext():
         for images, labels in _batches(batches, snn.device, title, progress):
-            outputs = single_output(snn(images))  # one forward for all readouts: they are linear maps over the steps
+            outputs = single_output(
+                snn(images), snn
+            )  # one forward for all readouts: they are linear maps over the steps
             for name, metric in metrics.items():
                 metric.update(weigh(outputs, readouts[name]), labels)
     sources = {record.threshold_from for record in snn.report.sites}

@@ -53,8 +53,8 @@ def first_batches(batches: Iterable[Any], count: int) -> list[Tensor]:
     return found
 
 
-def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
-    """Images and labels of a batch.
+def images_and_targets(batch: Any) -> tuple[Tensor, Any]:
+    """Images of a batch, and what stands beside them as their labels, whatever that is.
 
     Args:
         batch: A sequence that begins with images (B, ...) and labels, whatever follows; or a dict that names them.
@@ -65,18 +65,49 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
     images = to_images(batch)
     batch = _named(batch)
     if isinstance(batch, Mapping):
-        labels = _value(batch, _LABELS, "labels")
-    elif not isinstance(batch, Tensor) and len(batch) > 1:
-        labels = batch[1]
-    else:
-        raise TypeError("Expected batches of images and labels, got images alone: use a loader that gives labels too.")
+        return images, _value(batch, _LABELS, "labels")
+    if not isinstance(batch, Tensor) and len(batch) > 1:
+        return images, batch[1]
+    raise TypeError("Expected batches of images and labels, got images alone: use a loader that gives labels too.")
+
+
+def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch, as `images_and_targets` finds them.
+
+    Raises:
+        TypeError: There are no images or no labels in it, or they are no tensors.
+    """
+    images, labels = images_and_targets(batch)
     if isinstance(labels, Mapping):
         labels = _value(labels, _LABELS, "labels")
     if isinstance(labels, list | tuple) and all(isinstance(label, int | float) for label in labels):
         labels = torch.tensor(labels)
     if not isinstance(labels, Tensor):
-        raise TypeError(f"Expected labels as a tensor, got {_described(labels)} in a batch of {_described(batch)}.")
+        raise TypeError(
+            f"Expected labels as a tensor, got {_described(labels)} in a batch of {_described(_named(batch))}."
+        )
     return images, labels
+
+
+def finite_images(batch: Any) -> Tensor:
+    """Images (B, ...) of a batch of any form, checked as `check_images` does."""
+    images = to_images(batch)
+    check_images(images)
+    return images
+
+
+def check_images(images: Tensor) -> None:
+    """Check that images (B, ...) are finite.
+
+    Raises:
+        ValueError: Some are not: neurons would not fire, and the images count as those of some class.
+    """
+    if not bool(images.isfinite().all()):
+        broken = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"NaN or infinite values in {len(broken)} of {len(images)} images of a batch (the first is number "
+            f"{broken[0]}): check the data and its normalisation."
+        )
 
 
 def _named(batch: Any) -> Any:

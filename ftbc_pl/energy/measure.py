@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftbc_pl.conversion.convert import to_images
+from ftbc_pl.conversion.batch import finite_images
 from ftbc_pl.distributed import maximum_over_processes, progress_bar, sum_over_processes
 from ftbc_pl.energy.cost import EnergyCost
 from ftbc_pl.energy.fan_out import FanOut, find_fan_out
@@ -136,5 +136,5 @@ def measure_energy(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool
     meter = EnergyMeter(snn)
     with torch.autocast(snn.device.type, enabled=False):
         for batch in progress_bar(loader, "Counting spikes", progress):
-            meter(to_images(batch).to(snn.device))
+            meter(finite_images(batch).to(snn.device))
     return meter.compute()

@@ -29,7 +29,7 @@ def evaluate_ann(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool =
     """
     accuracy = TimestepAccuracy(1).to(snn.device)
     for images, labels in _batches(snn, loader, progress):
-        accuracy.update(single_output(snn.network(images)).unsqueeze(0), labels)
+        accuracy.update(single_output(snn.network(images), snn).unsqueeze(0), labels)
     if not int(accuracy.images):
         raise ValueError("There is nothing to evaluate: the loader is empty.")
     return per_step(accuracy)[0]
@@ -49,7 +49,7 @@ def evaluate_beside_ann(
     Raises:
         ValueError: The loader is empty, or labels, images and outputs don't fit.
     """
-    comparison = Comparison(snn.num_steps, calibrated).to(snn.device)
+    comparison = Comparison(len(snn.prediction_steps), calibrated).to(snn.device)
     for images, labels in _batches(snn, loader, progress):
         comparison.update(snn, images, labels)
     return comparison.compute()

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftbc_pl.conversion.batch import check_images
 from ftbc_pl.distributed import sum_over_processes
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
-from ftbc_pl.evaluation.predictions import check_images, single_output
+from ftbc_pl.evaluation.predictions import single_output
 from ftbc_pl.functional.readout import weigh
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -84,7 +85,7 @@ class Comparison(nn.Module):
         check_images(images)
         # A spike is a comparison with a threshold: rounding to 16 bits would change what was calibrated.
         with torch.autocast(images.device.type, enabled=False):
-            self.ann.update(single_output(snn.network(images)).unsqueeze(0), labels)
+            self.ann.update(single_output(snn.network(images), snn).unsqueeze(0), labels)
             with snn.uncalibrated():
                 outputs = (simulate_uncalibrated or snn)(images)
                 logits: Tensor = snn.readout(outputs)

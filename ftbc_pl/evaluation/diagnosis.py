@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftbc_pl.conversion.convert import to_images
+from ftbc_pl.conversion.batch import finite_images
 from ftbc_pl.distributed import maximum_over_processes, progress_bar, sum_over_processes
 from ftbc_pl.evaluation.advice import Finding, advise
 from ftbc_pl.functional.neuron import per_channel
@@ -233,7 +233,7 @@ def diagnose(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool = Tru
     """
     meter = DiagnosisMeter(snn)
     for batch in progress_bar(loader, "Diagnosing", progress):
-        meter.update(to_images(batch).to(snn.device))
+        meter.update(finite_images(batch).to(snn.device))
     return meter.compute()
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ftbc_pl.conversion.batch import images_and_labels
+from ftbc_pl.conversion.batch import check_images, images_and_labels
 from ftbc_pl.distributed import progress_bar
 from ftbc_pl.evaluation.metric import TimestepAccuracy, per_step
 from ftbc_pl.evaluation.outputs import metric_by_step
-from ftbc_pl.evaluation.predictions import check_images, single_output
+from ftbc_pl.evaluation.predictions import single_output
 from ftbc_pl.simulation import SpikingNetwork
 
 
@@ -43,7 +43,7 @@ def evaluate(
     for batch in progress_bar(loader, "Evaluating", progress):
         images, labels = images_and_labels(batch)
         check_images(images)
-        outputs = single_output(snn(images.to(snn.device)))
+        outputs = single_output(snn(images.to(snn.device)), snn)
         accuracy.update(snn.readout(outputs), labels.to(snn.device))
         batches += 1
     if not batches:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftbc_pl.conversion.batch import images_and_labels, to_images
+from ftbc_pl.conversion.batch import finite_images, images_and_labels
 from ftbc_pl.distributed import gather_over_processes, in_any_process, progress_bar
-from ftbc_pl.evaluation.predictions import class_indices, with_classes
+from ftbc_pl.evaluation.predictions import class_indices, single_output, with_classes
 from ftbc_pl.functional.exit import choose_thresholds, confidence, decisions, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -111,7 +111,7 @@ def choose_exit_(
     """
     if not 0 < loss < 1:
         raise ValueError(f"Expected a loss in (0, 1), got {loss}: 0.005 lets half a percent of the decisions differ.")
-    predicted = (_predict(snn, to_images(batch)) for batch in progress_bar(loader, "Early exit", progress))
+    predicted = (_predict(snn, finite_images(batch)) for batch in progress_bar(loader, "Early exit", progress))
     found = [(confidence(logits), decisions(logits)) for logits in predicted]
     if in_any_process(not found, snn.device):
         raise ValueError("There is nothing to set early exit on: the loader is empty.")
@@ -194,16 +194,17 @@ def evaluate_exit(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bool 
 
     Args:
         snn: A network with early exit, see `choose_exit_`.
-        loader: Batches of (images, labels); in a distributed run each process hands in its own images.
+        loader: Batches of (images, labels, ...) or dicts of them; in a distributed run each process hands in its own
+            images.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: The loader is empty.
+        TypeError: A batch is not of a form that is known.
+        ValueError: The loader is empty, or labels, images and outputs don't fit.
     """
     meter = ExitMeter(snn.exit_thresholds)
     for batch in progress_bar(loader, "Early exit", progress):
-        images, labels = images_and_labels(batch)
-        meter.update(_predict(snn, images), labels)
+        meter.update(_predict(snn, finite_images(batch)), images_and_labels(batch)[1])
     return meter.compute()
 
 
@@ -216,4 +217,4 @@ def _predict(snn: SpikingNetwork, images: Tensor) -> Tensor:
     outputs = snn(images.to(snn.device))
     if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3):
         raise ValueError("Early exit needs one output (T, B, classes): this network is no classifier of one output.")
-    return with_classes(snn.readout(outputs))  # type: ignore[no-any-return]
+    return with_classes(snn.readout(single_output(outputs, snn)))

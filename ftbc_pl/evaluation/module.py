@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ftbc_pl.conversion.batch import images_and_labels, to_images
+from ftbc_pl.conversion.batch import finite_images, images_and_labels
 from ftbc_pl.evaluation.comparison import Comparison
 from ftbc_pl.evaluation.measurement import Measured, Measurement
-from ftbc_pl.evaluation.predictions import predicted_classes, with_classes
+from ftbc_pl.evaluation.predictions import predicted_classes, single_output, with_classes
 from ftbc_pl.functional.exit import confidence, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -112,11 +112,11 @@ class SpikingClassifier(LightningModule):
 
         With early exit also the step at which each image stops, (B,); the probability is that of the class there.
         """
-        images = to_images(batch)
+        images = finite_images(batch)
         # As in the comparison: full precision.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images)
-        logits = with_classes(logits)
+        logits = with_classes(single_output(logits, self.snn))
         predicted = predicted_classes(logits)
         stops = logits.ndim == 3 and bool(self.snn.exit_thresholds.isfinite().any())
         steps = exit_steps(confidence(logits), self.snn.exit_thresholds) if stops else None

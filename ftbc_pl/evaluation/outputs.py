@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 from torchmetrics import Metric
 
-from ftbc_pl.conversion.convert import to_images
+from ftbc_pl.conversion.batch import check_images, finite_images, images_and_targets
 from ftbc_pl.distributed import progress_bar, sum_over_processes
 from ftbc_pl.simulation import SpikingNetwork
 
@@ -19,7 +19,7 @@ def metric_by_step(snn: SpikingNetwork, loader: Iterable[Any], metric: Metric, *
 
     Args:
         snn: A converted network.
-        loader: Batches of (images, target); in a distributed run each process hands in its own.
+        loader: Batches of (images, target, ...) or dicts of them; in a distributed run each process hands in its own.
         metric: A metric of TorchMetrics, whose `update` takes the prediction (as the ANN gives it) and the target. It
             is copied for each step and left as it is.
         progress: Whether to show a progress bar.
@@ -34,7 +34,9 @@ def metric_by_step(snn: SpikingNetwork, loader: Iterable[Any], metric: Metric, *
     for own in metrics:
         own.reset()
     batches = 0
-    for images, target in progress_bar(loader, "Evaluating", progress):
+    for batch in progress_bar(loader, "Evaluating", progress):
+        images, target = images_and_targets(batch)
+        check_images(images)
         predictions = snn.readout(snn(images.to(snn.device)))
         target = tree_map(lambda leaf: leaf.to(snn.device) if isinstance(leaf, Tensor) else leaf, target)
         for t, own in enumerate(metrics):
@@ -64,7 +66,7 @@ def evaluate_outputs(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bo
     squares: list[Tensor] = []
     structure = None
     for batch in progress_bar(loader, "Comparing outputs", progress):
-        images = to_images(batch).to(snn.device)
+        images = finite_images(batch).to(snn.device)
         ann, predictions = snn.network(images), snn.readout(snn(images))
         structure = tree_structure(ann)
         pairs = [pair for pair in zip(tree_leaves(predictions), tree_leaves(ann), strict=True) if _is_value(pair[1])]

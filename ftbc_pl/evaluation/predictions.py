@@ -8,16 +8,28 @@ from typing import Any
 
 from torch import Tensor
 
+from ftbc_pl.simulation import SpikingNetwork
+
 _ROUNDING = 1e-2  # of soft labels in 16 bits, which should add up to 1
 
 
-def single_output(outputs: Any) -> Tensor:
-    """The outputs of a classifier.
+def single_output(outputs: Any, snn: SpikingNetwork | None = None) -> Tensor:
+    """The outputs of a classifier, of the ANN or at each step.
+
+    Args:
+        outputs: What a forward has returned.
+        snn: The spiking network, where it is there already: it knows what its forward ends in.
 
     Raises:
-        ValueError: They are no single tensor.
+        ValueError: They are no single tensor, or one probability for each image, which no sign decides.
     """
     if isinstance(outputs, Tensor):
+        if snn is not None and snn.trace.probability:
+            raise ValueError(
+                "The one output of this network is a probability, since its forward ends in a sigmoid, and the sign of "
+                "a logit decides between two classes: leave the sigmoid out of the forward (it belongs to the loss, "
+                "binary_cross_entropy_with_logits)."
+            )
         return outputs
     raise ValueError(
         f"Accuracy needs one output (T, B, classes), the network gives a {type(outputs).__name__}: call the network "
@@ -87,17 +99,3 @@ def _check_values(fits: Tensor, labels: Tensor, expected: str) -> None:
         values = labels[~fits] if fits.shape == labels.shape else labels.movedim(1, -1)[~fits][0]
         shown = ", ".join(f"{value:g}" for value in values.flatten()[:3].tolist())
         raise ValueError(f"Expected {expected}, got labels of shape {tuple(labels.shape)} that hold {shown}.")
-
-
-def check_images(images: Tensor) -> None:
-    """Check that images (B, ...) are finite.
-
-    Raises:
-        ValueError: Some are not: neurons would not fire, and the images count as those of some class.
-    """
-    if not bool(images.isfinite().all()):
-        broken = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"NaN or infinite values in {len(broken)} of {len(images)} images of a batch (the first is number "
-            f"{broken[0]}): check the data and its normalisation."
-        )

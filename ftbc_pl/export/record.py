@@ -17,7 +17,7 @@ from ftbc_pl.export.operations import OPERATIONS, Operation
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.tracing import Call, Kind
-from ftbc_pl.tracing.composite import COMPOSITE, expanded
+from ftbc_pl.tracing.composite import expansion
 from ftbc_pl.tracing.modules import module_paths
 from ftbc_pl.tracing.operations import is_metadata, operation_name
 
@@ -117,10 +117,11 @@ class _Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = operation_name(func)
-        if name in COMPOSITE:
+        parts = expansion(func, args, kwargs)
+        if parts is not None:
             with self:
-                return expanded(func)(*args, **kwargs)
+                return parts(*args, **kwargs)
+        name = operation_name(func)
         ordinal = self.counts[func]
         self.counts[func] += 1
         known = any(id(leaf) in self.streams for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))

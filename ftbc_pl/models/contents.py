@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,11 @@ def _kind_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            damaged = archive.testzip()  # torch.load itself does not look at the checksums
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError) as error:
         raise _unreadable(path, "the file is cut off or damaged; copy or download it again") from error
+    if damaged is not None:
+        raise _unreadable(path, f"the checksum of {damaged} in it is another one: it is damaged; copy it again")
     if any(name.endswith("/constants.pkl") for name in names):
         raise _unreadable(path, "it is a TorchScript program; save the state_dict() of the network instead")
     if not any(name.endswith("/data.pkl") for name in names):

@@ -188,6 +188,11 @@ def _check_numbers(
     network: nn.Module, given: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str | Path
 ) -> None:
     """Refuse what copying would make numbers of silently: NaN, integers of quantised weights, complex numbers."""
+    odd = [key for key, v in given.items() if v.layout != torch.strided or v.is_meta or v.is_quantized]
+    if odd:
+        raise ValueError(
+            f"the tensors in {source} are sparse, quantised or without values: {_shown(odd)}; save dense ones"
+        )
     others = {key: value for key, value in given.items() if not key.endswith("num_batches_tracked")}
     kinds = [k for k, v in others.items() if own[k].is_floating_point() != v.is_floating_point()]
     if kinds:

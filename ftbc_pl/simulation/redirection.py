@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ftbc_pl.simulation.corrections import Layers, Place
 from ftbc_pl.simulation.visitors import Visitor
 from ftbc_pl.tracing.calls import Call, Trace
-from ftbc_pl.tracing.composite import COMPOSITE, expanded
+from ftbc_pl.tracing.composite import expansion
 from ftbc_pl.tracing.operations import Kind
 
 _OTHER_PATH = (
@@ -56,9 +56,10 @@ class Redirection(TorchFunctionMode):
         """Send a call to its site, if it is one."""
         kwargs = kwargs or {}
         ordinals, name = self.table.get(func), getattr(func, "__name__", "")
-        if ordinals is None and name in COMPOSITE:
+        parts = expansion(func, args, kwargs) if ordinals is None else None
+        if parts is not None:
             with self:
-                return expanded(func)(*args, **kwargs)
+                return parts(*args, **kwargs)
         run = func
         if self.layers is not None:
             run = self.layers.around(Place(name, self.named[name]), func)

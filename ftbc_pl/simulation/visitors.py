@@ -66,10 +66,17 @@ class Simulation:
         if all(call.static):
             return function(*inputs)
         blocks = [self.unfold(x, static) for x, static in zip(inputs, call.static, strict=True)]
-        spikes = site(function, *(block[self.ann_rows :] for block in blocks))
-        if self.ann_rows:
-            spikes = torch.cat([function(*(block[0] for block in blocks)).unsqueeze(0), spikes])
-        out = spikes.flatten(0, 1)
+        ann: list[Tensor] = []
+
+        def of_all_rows(*means: Tensor) -> Tensor:
+            # In one call, since what else it takes may have as many rows: zeros like the input, queries for each image.
+            rows = [torch.cat([block[0], mean]) for block, mean in zip(blocks, means, strict=True)]
+            first, others = function(*rows).unflatten(0, (self.rows, -1)).split([1, self.num_steps])
+            ann.append(first)
+            return others.flatten(0, 1)
+
+        spikes = site(of_all_rows if self.ann_rows else function, *(block[self.ann_rows :] for block in blocks))
+        out = torch.cat([*ann, spikes]).flatten(0, 1)
         return inputs[0].copy_(out) if call.inplace and not call.static[0] else out
 
 

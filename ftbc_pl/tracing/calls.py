@@ -77,6 +77,7 @@ class Trace:
         problems: What can't be converted, one sentence per site.
         sizes_read: Whether the network asks for the size of a batch before the first sites, where it holds one timestep
             only if `static_prefix`.
+        probability: Whether the only output is one number for each image, made by a sigmoid.
     """
 
     calls: tuple[Call, ...]
@@ -86,6 +87,7 @@ class Trace:
     constant_outputs: tuple[bool, ...]
     problems: tuple[str, ...]
     sizes_read: bool = False
+    probability: bool = False
 
     @cached_property
     def table(self) -> dict[Callable[..., Any], dict[int, int]]:

@@ -16,8 +16,8 @@ from ftbc_pl.tracing.operations import names
 
 _REARRANGING = names(
     "view reshape flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t T mT "
-    "getitem select narrow index_select mean sum chunk split split_with_sizes tensor_split unbind repeat expand "
-    "view_as reshape_as expand_as"
+    "getitem select narrow index_select mean sum amax amin chunk split split_with_sizes tensor_split unbind repeat "
+    "expand view_as reshape_as expand_as"
 )
 # No dimension holds it any more; it is a part of a dimension, between others.
 _GONE, INTERLEAVED = -1, -2

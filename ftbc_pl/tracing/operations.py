@@ -44,7 +44,7 @@ _AFFINE = names(
     "rot90 cumsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold fold alias "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample "
     "pad constant_pad_nd dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout batch_norm "
-    "broadcast_to diagonal tril triu gather take_along_dim"
+    "broadcast_to diagonal tril triu gather take_along_dim affine_grid"
 )
 # Linear in one of several tensors; a product of two streams is not.
 _MULTILINEAR = names(
@@ -64,6 +64,7 @@ _SMOOTH = names(
     "logsigmoid rrelu glu"
 )
 _SPIKING = names("relu relu6")
+_INDICES = names("argmax argmin argsort")
 
 
 def operation_name(function: Callable[..., Any]) -> str:
@@ -88,6 +89,11 @@ def is_inplace(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappin
 def is_metadata(name: str) -> bool:
     """Whether an operation looks at a tensor's shape or type only."""
     return name in _METADATA
+
+
+def is_index(name: str) -> bool:
+    """Whether the result of an operation says where something is, not what."""
+    return name in _INDICES
 
 
 def classify(
@@ -162,6 +168,25 @@ def _is_training(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> b
     return bool(kwargs.get("training", args[2] if len(args) > 2 else True))
 
 
+_ADVICE = {
+    names("item tolist bool float int numpy"): (
+        "its result depends on the data: a spiking network needs the same operations for every input"
+    ),
+    names("detach data"): "it hides the data flow: remove it from the forward used for inference",
+    names("setitem"): (
+        "it writes into a part of a tensor: put the parts together with torch.cat, torch.stack or torch.where"
+    ),
+    names("max min"): "it returns the extreme of the whole batch: use torch.a{name}(x, dim)",
+    names("gt ge lt le eq ne"): (
+        "it compares values of the input: write the rule as a ReLU, a clamp or a linear operation"
+    ),
+    names("lstm gru rnn_tanh rnn_relu"): "it has a state of its own: recurrent layers are not supported",
+    _INDICES | names("sort msort topk kthvalue median nanmedian mode cummax cummin aminmax"): (
+        "it orders values, and which one is where changes from step to step: use linear operations, amax or amin"
+    ),
+}
+
+
 def advice(name: str, kind: Kind) -> str:
     """What a user can do about an operation that can't be converted."""
     if kind is Kind.SMOOTH:
@@ -170,16 +195,7 @@ def advice(name: str, kind: Kind) -> str:
         return "it uses the statistics of the batch: use running statistics (track_running_stats=True) and eval()"
     if "dropout" in name:
         return "it drops at random also in eval mode: use torch.nn.Dropout or pass training=self.training"
-    if name in {"item", "tolist", "bool", "float", "int", "numpy"}:
-        return "its result depends on the data: a spiking network needs the same operations for every input"
-    if name in {"detach", "data"}:
-        return "it hides the data flow: remove it from the forward used for inference"
-    if name == "setitem":
-        return "it writes into a part of a tensor: put the parts together with torch.cat, torch.stack or torch.where"
-    if name in {"max", "min"}:
-        return f"it returns indices as well, or the extreme of the whole batch: use torch.a{name}(x, dim)"
-    if name in {"gt", "ge", "lt", "le", "eq", "ne"}:
-        return "it compares values of the input: write the rule as a ReLU, a clamp or a linear operation"
-    if name in {"lstm", "gru", "rnn_tanh", "rnn_relu"}:
-        return "it has a state of its own: recurrent layers are not supported"
-    return "it is not known to be linear: replace it by linear operations and ReLU"
+    if name.endswith("_with_indices"):
+        return "it returns indices as well, which change from step to step: pool with return_indices=False"
+    unknown = "it is not known to be linear: replace it by linear operations and ReLU"
+    return next((text for known, text in _ADVICE.items() if name in known), unknown).format(name=name)

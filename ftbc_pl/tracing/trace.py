@@ -19,18 +19,12 @@ from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.sites import SiteRecord
 from ftbc_pl.tracing.calls import Call, Origin, Trace
-from ftbc_pl.tracing.composite import COMPOSITE, expanded
+from ftbc_pl.tracing.composite import expansion
 from ftbc_pl.tracing.layout import BatchMixed, Layout, follow
 from ftbc_pl.tracing.modules import is_activation_module, module_paths, source_line
 from ftbc_pl.tracing.operation import Operation, is_stream
-from ftbc_pl.tracing.operations import (
-    Kind,
-    advice,
-    classify,
-    operation_name,
-    own_threshold,
-    upper_bound,
-)
+from ftbc_pl.tracing.operations import Kind, advice, classify, is_index, own_threshold, upper_bound
+from ftbc_pl.tracing.outputs import is_one_probability
 
 _SITES = (Kind.SPIKING, Kind.RATE_EXACT)
 _OUTPUTS = (Tensor, int, float, str, bytes, type(None))
@@ -57,7 +51,7 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
             outputs = None
     recorder.check_outputs(outputs)
     calls = tuple(
-        _shared(call)
+        replace(call, record=replace(call.record, origin=Origin.SHARED.value))
         if call.record.origin == Origin.MODULE.value and entered[call.name.partition("#")[0]] > 1
         else call
         for call in recorder.calls
@@ -67,7 +61,8 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
     constant = tuple(not is_stream(leaf) for leaf in tensors)
     static = tuple(not is_stream(leaf) or bool(getattr(leaf, "_ftbc_static", False)) for leaf in tensors)
     problems = tuple(recorder.problems) if recorder.harmful else ()
-    found = Trace(calls, counts, True, static, constant, problems, recorder.sizes_read)
+    probability = is_one_probability(tensors)
+    found = Trace(calls, counts, True, static, constant, problems, recorder.sizes_read, probability)
     return found if recorder.static_prefix else found.without_prefix()
 
 
@@ -82,11 +77,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _shared(call: Call) -> Call:
-    """The same call, of a module that is called several times."""
-    return replace(call, record=replace(call.record, origin=Origin.SHARED.value))
 
 
 class _Recorder(TorchFunctionMode):
@@ -112,9 +102,10 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         ordinal = self.counts[func]
         self.counts[func] += 1
-        if operation_name(func) in COMPOSITE:
+        parts = expansion(func, args, kwargs)
+        if parts is not None:
             with self:
-                return expanded(func)(*args, **kwargs)
+                return parts(*args, **kwargs)
         operation = Operation(func, ordinal, args, kwargs)
         if not operation.streams:
             return _constant(operation.run())
@@ -141,14 +132,17 @@ class _Recorder(TorchFunctionMode):
         return out
 
     def _set_aside(self, operation: Operation, out: Any) -> Any:
-        """Mark results of what can't be converted: they do no harm as long as no output is made of them."""
+        """Mark results of what can't be converted: they do no harm as long as no output is made of them.
+
+        Indices, as beside the values of a maximum, are common: they are only reported where they are used.
+        """
         if self.calls and (self.calls[-1].function, self.calls[-1].ordinal) == (operation.function, operation.ordinal):
             self.calls.pop()
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         self.harmful |= not results or operation.inplace
         for leaf in results:
             _tag(leaf, False, Layout(None, None))
-            leaf._ftbc_aside = True  # type: ignore[attr-defined]
+            leaf._ftbc_aside = [self.problems.pop()] if is_index(operation.name) else []  # type: ignore[attr-defined]
         return out
 
     def _classify(self, operation: Operation) -> Kind:
@@ -257,7 +251,8 @@ class _Recorder(TorchFunctionMode):
         self.harmful |= len(self.problems) > known or any(map(_is_aside, streams))
 
     def _check_known(self, stream: Tensor, place: str | None = None) -> None:
-        """Report a stream that no recorded operation has made."""
+        """Report a stream that no recorded operation has made, or what stands in the way of this one."""
+        self.problems += [text for text in getattr(stream, "_ftbc_aside", ()) if text not in self.problems]
         if hasattr(stream, "_ftbc_static"):
             return
         maker = stream.grad_fn.name().partition("Backward")[0] if stream.grad_fn is not None else "an operation"

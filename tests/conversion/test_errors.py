@@ -38,10 +38,6 @@ PROBLEMS = {
         network(assign, a=conv(), c=head(4)),
         r"\(network\) \(conversion/test_errors.py:\d+\): setitem: it writes into a part .* torch.where",
     ),
-    "values and indices": (
-        network(lambda x, a, c: c(F.relu(a(x)).max(3)[0].mean(2)), a=conv(), c=head(4)),
-        r"max: it returns indices as well, .* torch.amax\(x, dim\)",
-    ),
     "a batch in the second dimension": (
         network(
             lambda x, a, c: c(F.layer_norm(F.relu(a(x)).flatten(2).permute(2, 0, 1), (4,)).mean(0)), a=conv(), c=head(4)

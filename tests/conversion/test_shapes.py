@@ -232,3 +232,19 @@ def test_images_that_are_not_finite_have_no_accuracy():
     for measure in (evaluate, lambda snn, loader, progress: Comparison(2).update(snn, *loader[0])):
         with pytest.raises(ValueError, match=r"in 2 of 16 images of a batch \(the first is number 5\)"):
             measure(snn, [(broken, LABELS)], progress=False)
+
+
+def test_one_probability_is_decided_by_no_sign():
+    # Above 0 for every image, so that all would be of class 1.
+    x, labels = images(), LABELS % 2
+    for network in (nn.Sequential(binary(), nn.Sigmoid()), nn.Sequential(binary(), nn.Sigmoid(), nn.Flatten(0))):
+        snn = convert(network, 2, batches=[x])
+        for measure in (
+            lambda snn: evaluate(snn, [(x, labels)], progress=False),
+            lambda snn: Comparison(2).update(snn, x, labels),
+            lambda snn: SpikingClassifier(snn).predict_step(x, 0),
+        ):
+            with pytest.raises(ValueError, match="is a probability, since its forward ends in a sigmoid"):
+                measure(snn)
+    several = nn.Sequential(small_cnn(), nn.Sigmoid())
+    assert evaluate(convert(several, 2, batches=[x]), [(x, LABELS)], progress=False).shape == (2,)

@@ -65,6 +65,25 @@ FILES = {
 }
 
 
+def test_a_flipped_bit_is_damage(tmp_path):
+    content = bytearray(saved(STATE))
+    content[content.index(torch.ones(8).numpy().tobytes())] ^= 0x40
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["weight"], STATE["weight"])
+    with pytest.raises(ValueError, match=r"checksum of .* it is damaged") as error:
+        read_weights(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("odd", [lambda x: x.to_sparse(), lambda x: x.to("meta")], ids=["sparse", "meta"])
+def test_tensors_that_are_not_dense_are_named(odd, tmp_path):
+    torch.save({"weight": odd(torch.ones(2, 3)), "bias": torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w.pth are sparse, quantised or without values: weight"):
+        load_weights(nn.Linear(3, 2), tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_files_without_weights_are_one_sentence(name, suffix, tmp_path):

@@ -37,7 +37,8 @@ def start(*arguments, at=None, then="", **environment):
         then: A statement.
         **environment: Further variables.
     """
-    code = "import os, signal, time, importlib\n"
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+    code = "import os, signal, time, importlib\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     if at is not None:
         module, name = at.split(":")
         owner, _, attribute = name.rpartition(".")
@@ -55,13 +56,13 @@ def start(*arguments, at=None, then="", **environment):
     )
 
 
-def ended(process, timeout=180):
-    _, said = process.communicate(timeout=timeout)
+def ended(process):
+    _, said = process.communicate(timeout=900)  # a loaded machine is slow; a process that hangs never ends
     assert "Traceback" not in said
     return process.returncode, said
 
 
-def wait_for(pattern, process, seconds=120):
+def wait_for(pattern, process, seconds=600):
     until = time.monotonic() + seconds
     while not list(Path().glob(pattern)):
         assert process.poll() is None, process.communicate()[1]

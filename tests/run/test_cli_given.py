@@ -55,6 +55,9 @@ def test_where_a_training_started_from_is_history():
 
 def test_a_checkpoint_of_other_code_says_nothing_of_the_network():
     assert check_beside_checkpoint({"network": "resnet18"}, {"lr": 0.1}, "x") == {}
+    for given in ({"weights": "w.pth"}, {"pretrained": True}):
+        with pytest.raises(ValueError, match="Weights are given twice: all come from x"):
+            check_beside_checkpoint(given, {"lr": 0.1}, "x")
 
 
 @pytest.mark.filterwarnings("ignore:.*exists and is not empty")
@@ -104,6 +107,23 @@ def test_checkpoints_of_earlier_versions_serve_too(fitted):
 def test_options_that_take_no_effect_on_a_saved_network_are_refused(option, message, fitted, capsys):
     path = fitted / "out"
     assert message.format(path) in refused(capsys, "test", f"--snn_path={path}", option)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_two_networks_are_refused(command, fitted, capsys):
+    said = refused(capsys, command, f"--snn_path={fitted / 'out'}", f"--ckpt_path={checkpoint(fitted)}")
+    assert "Two networks are given, the spiking one in" in said
+
+
+def test_so_are_weights_beside_a_saved_network_but_those_it_was_made_of(fitted):
+    for name in ("snn.json", "snn.safetensors", "config.yaml"):
+        shutil.copy(fitted / "out" / name, name)
+    with pytest.raises(ValueError, match=r"model.weights is w.pth, but the network saved in \. has its"):
+        check_beside_saved({"model": {"weights": "w.pth"}}, ".")
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["model"]["weights"] = "w.pth"
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    assert check_beside_saved({"model": {"weights": "w.pth"}}, ".")["model"]["weights"] is None
 
 
 def test_the_configuration_says_how_a_saved_network_was_made(fitted):

@@ -188,3 +188,10 @@ def test_so_is_one_that_refers_to_itself_or_is_too_deep():
     with pytest.raises(ValueError, match="deep"):
         check_size("[" * (DEEPEST + 2) + "]" * (DEEPEST + 2))
     check_size("a: &a {lr: 0.1}\nb: *a")
+
+
+def test_a_key_that_is_there_twice_is_refused():
+    # YAML would take the last one, without a word.
+    with pytest.raises(ValueError, match=r"got lr in line 3 and again in line 4: leave one out"):
+        check_size("optimizer:\n  - a: 1\n  - {lr: 0.1,\n     lr: 0.2}")
+    check_size("a: &a {lr: 0.1}\nb: {<<: *a, lr: 0.2, x: {lr: 1}}\nc: [{lr: 1}, {lr: 2}]")

@@ -1,17 +1,20 @@
 """The command line ends with one sentence, whatever was typed."""
 
 import csv
+import os
 import signal
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
+import wandb
 
 from ftbc_pl.cli import data_first, main
 from ftbc_pl.command import offline
 from ftbc_pl.command.endings import message
-from ftbc_pl.command.offline import can_connect, choose_offline
+from ftbc_pl.command.offline import can_connect, choose_offline, why_offline
 from ftbc_pl.predictions import KnownImages, decided_at, harmless
 from tests.pipeline import QUICK, QUIET
 
@@ -119,6 +122,40 @@ def test_a_run_without_a_way_to_wandb_is_kept_offline(monkeypatch, caplog):
     assert not chosen.init_args.log_model
     assert "127.0.0.1 can't be reached, so this run is kept offline" in caplog.text
     assert "log_model needs W&B itself" in caplog.text
+
+
+@pytest.fixture
+def without_login(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", os.getcwd())
+    monkeypatch.setenv("WANDB_CONFIG_DIR", f"{os.getcwd()}/settings")
+    monkeypatch.setenv("NETRC", f"{os.getcwd()}/netrc")
+    monkeypatch.setattr(offline, "getproxies", dict)
+
+
+def test_without_a_key_no_server_is_asked(without_login, monkeypatch):
+    monkeypatch.setattr(offline, "can_connect", lambda address: pytest.fail("the network was asked"))
+    assert why_offline() == "no login found"
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    assert why_offline().startswith("the login fails (WANDB_API_KEY invalid: API key")
+
+
+@pytest.mark.parametrize("place", ["variable", "netrc", "netrc of a server of one's own"])
+def test_with_a_key_its_server_is_asked(place, without_login, monkeypatch):
+    asked = []
+    monkeypatch.setattr(offline, "can_connect", lambda address: asked.append(address))
+    host = urlsplit(wandb.Settings().base_url).hostname
+    if place == "variable":
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    else:
+        if place != "netrc":
+            host = "wandb.invalid"
+            Path("settings").mkdir()
+            Path("settings/settings").write_text(f"[default]\nbase_url = https://{host}\n")
+        Path("netrc").write_text(f"machine {host}\n  login user\n  password {'0' * 40}\n")
+    assert why_offline() == f"{host} can't be reached"
+    assert asked == [f"https://{host}"]
 
 
 def test_a_server_or_proxy_that_listens_is_reached(monkeypatch):

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from ftbc_pl import FTBC
 from ftbc_pl.cli import main
@@ -53,6 +55,47 @@ def fit(epochs, folder, resume=None, scores=SCORES, callbacks=(), **checkpoint):
     )  # fmt: skip
     trainer.fit(Scored(scores), DigitsData(num_workers=0), ckpt_path=resume)
     return best, ftbc
+
+
+class Trained(Scored):
+    """The same, with an optimizer and a schedule of one's own."""
+
+    def __init__(self, optimizer, schedule=None):
+        super().__init__()
+        self.optimizer, self.schedule = optimizer, schedule
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(self.parameters())
+        if self.schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
+
+
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+COSINE = partial(CosineAnnealingLR, T_max=6)
+OVERRULED = {
+    "the rate": ((SGD,), (partial(SGD, lr=0.001),), "lr 0.05 (not 0.001)"),
+    "the rate of a schedule": ((SGD, COSINE), (partial(SGD, lr=0.2), COSINE), "lr 0.05 (not 0.2)"),
+    "the momentum": ((SGD, COSINE), (partial(SGD, momentum=0.5), COSINE), "momentum 0.9 (not 0.5)"),
+    "the length": ((SGD, COSINE), (SGD, partial(COSINE, T_max=12)), "T_max 6 (not 12)"),
+    "nothing": ((SGD, COSINE), (SGD, COSINE), None),
+    "nothing of a cycle": (2 * ((SGD, partial(OneCycleLR, max_lr=0.1, total_steps=20)),) + (None,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after", "said"), OVERRULED.values(), ids=OVERRULED)
+def test_settings_that_a_checkpoint_overrules_are_said(before, after, said):
+    trained = {"max_epochs": 1, "limit_train_batches": 3, "limit_val_batches": 0}
+    trainer = Trainer(**BARE, **trained, callbacks=[FTBC(enabled=False)])
+    trainer.fit(Trained(*before), DigitsData(num_workers=0))
+    trainer.save_checkpoint("one.ckpt")
+    again = Trainer(**BARE, **(trained | {"max_epochs": 2}), callbacks=[FTBC(enabled=False)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        again.fit(Trained(*after), DigitsData(num_workers=0), ckpt_path="one.ckpt")
+    found = [str(warning.message) for warning in caught if "takes no effect" in str(warning.message)]
+    assert len(found) == (said is not None)
+    assert said is None or f"as they are in one.ckpt, with {said}: what was given otherwise" in found[0]
 
 
 def weights(path):
