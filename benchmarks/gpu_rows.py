@@ -160,7 +160,7 @@ def memory(small: bool) -> Iterator[Row]:
 def precision(small: bool) -> Iterator[Row]:
     """Layers in 16 bits against layers in 32."""
     for row, ann, images in _cases(small):
-        both = {}
+        both: dict[str, Callable[[], Any]] = {}
         for bits in ("fp32", "bf16"):
             snn = convert(ann, STEPS, example=images[:2], check=False)
             snn.precision = bits

@@ -206,8 +206,8 @@ class SimulationOptions(Options):
         memory_limit: Bytes that the timesteps simulated at once may take where time_chunk is left out; left out: half
             of those that are free.
         compile: Whether torch.compile makes a kernel of the neurons for the evaluation.
-        precision: bf16 evaluates with layers in 16 bits and membranes in 32: faster where the hardware has it, with
-            an accuracy that differs by some tenths of a point. It calibrates in fp32 all the same.
+        precision: bf16 evaluates with layers in 16 bits and membranes in 32: for hardware that is faster so. Some
+            spikes come earlier or later, and the accuracy is another one. It calibrates in fp32 all the same.
     """
 
     time_chunk: int | None = None
