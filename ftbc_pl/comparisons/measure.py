@@ -130,9 +130,8 @@ def _measured(
     title = f"{rule.name}, T = {snn.num_steps}"
     with snn.uncalibrated() if rule.solver is None else nullcontext():
         for images, labels in _batches(batches, snn.device, title, progress):
-            outputs = single_output(
-                snn(images), snn
-            )  # one forward for all readouts: they are linear maps over the steps
+            # One forward for all readouts: they are linear maps over the steps.
+            outputs = single_output(snn(images), snn)
             for name, metric in metrics.items():
                 metric.update(weigh(outputs, readouts[name]), labels)
     sources = {record.threshold_from for record in snn.report.sites}
