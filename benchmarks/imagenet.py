@@ -21,7 +21,7 @@ import torch
 from bench import READOUTS
 from imagenet_data import NETWORKS, ImageNet
 from results import Measurement, Results
-from rules import Rule, no_bias, solver
+from rules import Rule, accumulated, no_bias, solver
 from tables import at, head, row
 from torch import Tensor
 from tqdm import tqdm
@@ -39,7 +39,7 @@ def rules(images: int, largest: int) -> dict[str, Rule]:
     """The rules of the tables; `largest` is how many images weights can be fitted to in the memory there is."""
     third = max(1, images // 3)
     fit = min(images, largest)
-    return {
+    streaming = {
         "none": Rule(f"no bias, {images} images", images, 1, no_bias),
         "paper": solver(f"heuristic, α = 0.4, 3 × {third} images", third, 3, solver="heuristic", alpha=0.4),
         "exact": solver(f"exact, {images} images", images, 1, solver="exact"),
@@ -48,6 +48,7 @@ def rules(images: int, largest: int) -> dict[str, Rule]:
         "ridge_balanced": solver(f"ridge and balanced, {fit} images", fit, 1, solver="balanced", weights="ridge"),
         "ridge_last": Rule(f"ridge at T alone and balanced, {fit} images", fit, 1, _at_the_end),
     }
+    return streaming | {f"{key}_accumulate": accumulated(streaming[key]) for key in ("none", "exact", "balanced")}
 
 
 class Bench:
@@ -59,12 +60,12 @@ class Bench:
         self.results = Results(args.results)
         self._snn: SpikingNetwork | None = None
 
-    def convert(self, num_steps: int) -> SpikingNetwork:
+    def convert(self, num_steps: int, schedule: str = "stream") -> SpikingNetwork:
         """The spiking network; thresholds are measured on 64 training images for this T."""
-        if self._snn is None or self._snn.num_steps != num_steps:
+        if self._snn is None or (self._snn.num_steps, self._snn.options.schedule) != (num_steps, schedule):
             self._snn = None  # its memory goes before the next one is made
             images = self.source.calibration(64, 1, 0)
-            self._snn = convert(self.source.ann, num_steps, batches=images, fold_bn=True)
+            self._snn = convert(self.source.ann, num_steps, batches=images, fold_bn=True, schedule=schedule)
             self._snn.time_chunk = max(1, self.args.rows // self.args.batch_size)
         return self._snn
 
@@ -98,17 +99,16 @@ class Bench:
         return {name: self._kept(title, num_steps, draw, name, partial(measure, name)) for name in names}
 
     def _simulate(self, num_steps: int, draw: int, rule: Rule | None) -> dict[str, Measurement]:
-        snn = self.convert(num_steps)
+        snn = self.convert(num_steps, rule.schedule if rule else "stream")
         if rule is None:
             with snn.uncalibrated():
                 return self._measure(snn, (0, 0.0))
         return self._measure(snn, rule(snn, self.source.calibration(rule.batch_size, rule.num_batches, draw)))
 
     def _measure(self, snn: SpikingNetwork, cost: tuple[int, float]) -> dict[str, Measurement]:
-        num_steps = snn.num_steps
-        weights = dict(zip(READOUTS, (mean_readout(num_steps), snn.readout_weights), strict=True))
+        weights = dict(zip(READOUTS, (mean_readout(len(snn.readout_weights)), snn.readout_weights), strict=True))
         hits: dict[str, list[Tensor]] = {name: [] for name in READOUTS}
-        for images, labels in tqdm(self.source.batches, desc=f"{self.name}, T = {num_steps}"):
+        for images, labels in tqdm(self.source.batches, desc=f"{self.name}, T = {snn.num_steps}"):
             outputs = snn(images)
             for name, values in hits.items():
                 values.append(weigh(outputs, weights[name]).argmax(2) == labels)

@@ -74,7 +74,7 @@ class Cifar10:
                 raise ValueError(f"expected at most the {len(images)} {role} images there are, got --images {count}")
             chosen = [index * len(images) // count for index in range(count)]
             # A GPU has more to do at a time with larger batches.
-            self._batches[role, count] = self._load(images, chosen, 100 if self.device == "cpu" else 500)
+            self._batches[role, count] = self._load(images, chosen, 100 if self.device == "cpu" else 250)
         return self._batches[role, count]
 
     def calibration(self, batch_size: int, num_batches: int, draw: int) -> list[Tensor]:
