@@ -35,6 +35,10 @@ def _at_the_end(snn: SpikingNetwork, batches: list[Tensor]) -> int:
     return calibrate_(snn, batches, progress=False, **options).forward_passes
 
 
+def _ridge(title: str, images: int, mean_weight: float) -> Rule:
+    return solver(f"{title}, {images} images", images, 1, solver="balanced", weights="ridge", mean_weight=mean_weight)
+
+
 def rules(images: int, largest: int) -> dict[str, Rule]:
     """The rules of the tables; `largest` is how many images weights can be fitted to in the memory there is."""
     third = max(1, images // 3)
@@ -46,6 +50,8 @@ def rules(images: int, largest: int) -> dict[str, Rule]:
         "balanced": solver(f"balanced, {images} images", images, 1, solver="balanced"),
         "ridge": solver(f"ridge and exact, {fit} images", fit, 1, solver="exact", weights="ridge"),
         "ridge_balanced": solver(f"ridge and balanced, {fit} images", fit, 1, solver="balanced", weights="ridge"),
+        "ridge_balanced_0.3": _ridge("ridge and balanced, λ = 0.3", fit, 0.3),
+        "ridge_balanced_3": _ridge("ridge and balanced, λ = 3", fit, 3.0),
         "ridge_last": Rule(f"ridge at T alone and balanced, {fit} images", fit, 1, _at_the_end),
     }
     return streaming | {f"{key}_accumulate": accumulated(streaming[key]) for key in ("none", "exact", "balanced")}
@@ -161,7 +167,8 @@ def sites(args: argparse.Namespace) -> None:
     for name in args.sites:
         bench, steps = Bench(name, args), args.num_steps[0]
         for key in args.rules:
-            rule, snn = rules(args.calibration, args.fit_rows // (steps + 1))[key], bench.convert(steps)
+            rule = rules(args.calibration, args.fit_rows // (steps + 1))[key]
+            snn = bench.convert(steps, rule.schedule)
             rule(snn, bench.source.calibration(rule.batch_size, rule.num_batches, 0))
             print(f"\n{name}, {key}, T = {steps}\n\n{diagnose(snn, bench.source.batches[:2])}", flush=True)
 

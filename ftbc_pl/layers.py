@@ -4,7 +4,7 @@ only; the dynamics are in `ftbc_pl.functional`.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,6 +20,7 @@ from ftbc_pl.registry import ACTIVATIONS
 
 # What takes the place of a threshold at or below zero: θ/L and L/θ are still numbers of 32 bits.
 _SMALLEST_THRESHOLD = 1e-5
+MOST_BYTES = 2**30  # of an input that a rate-exact site takes at once: it holds several copies
 _log = logging.getLogger(__name__)
 
 
@@ -244,6 +245,12 @@ class TemporalDifference(nn.Module):
         Returns:
             (K, B, ...), whose running mean is the function of the running means of the inputs.
         """
-        outputs, self.sums, self.total = temporal_difference(function, inputs, self.sums, self.total, self.step)
+        steps = len(inputs[0])
+        block = max(1, MOST_BYTES // max(1, inputs[0].nbytes // steps))
+        parts = [self._block(function, [x[first : first + block] for x in inputs]) for first in range(0, steps, block)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _block(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        outputs, self.sums, self.total = temporal_difference(function, tuple(inputs), self.sums, self.total, self.step)
         self.step += len(inputs[0])
         return outputs

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ftbc_pl import ConversionError, convert, prepare
+from ftbc_pl import ConversionError, convert, layers, prepare
 from ftbc_pl.conversion.check import check_conversion
 from ftbc_pl.layers import QCFS, ClippedReLU, SpikingNeuron, TemporalDifference
 from ftbc_pl.tracing.operations import Kind
@@ -289,3 +289,14 @@ def test_a_cpu_runs_few_rows_at_once_unless_told_otherwise():
     assert snn.chunks(1000) == [1] * 8
     snn.time_chunk = 3
     assert snn.chunks(1000) == [3, 3, 2]
+
+
+@pytest.mark.parametrize("steps_at_once", [1, 2, 3])
+def test_large_inputs_of_rate_exact_sites_are_taken_in_parts(steps_at_once, monkeypatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5))
+    batch = images(6, 8)
+    snn = convert(network.eval(), 7, batches=[batch])
+    expected = snn(batch)
+    monkeypatch.setattr(layers, "MOST_BYTES", steps_at_once * batch.new_empty(6, 4, 8, 8).nbytes)
+    assert torch.equal(snn(batch), expected)
