@@ -52,6 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--download", action="store_true", help="download CIFAR-10 to that folder")
     parser.add_argument("--networks", nargs="+", default=trained.names(), help="trained networks; default: all")
     parser.add_argument("--rules", nargs="+", default=list(RULES), help="rules of the table; default: all")
+    parser.add_argument("--fits", nargs="+", choices=WEIGHT_RULES, default=list(WEIGHT_RULES), help="ways to fit")
     parser.add_argument(
         "--num_steps", nargs="+", type=int, default=[8, 32], help="timesteps T; the table converts once for each"
     )
@@ -163,7 +164,8 @@ def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
 def weights(args: argparse.Namespace, data: trained.Cifar10) -> None:
     """Ways to fit weights on validation images, each T by itself; beside them `exact` and `balanced` without."""
     results = Results(args.results)
-    rules = {"exact alone": RULES["exact"], "balanced alone": RULES["balanced"], **WEIGHT_RULES}
+    fits = {key: WEIGHT_RULES[key] for key in args.fits}
+    rules = {"exact alone": RULES["exact"], "balanced alone": RULES["balanced"], **fits}
     for name in args.networks:
         benches = [Bench(name, run, data, results, role="val") for run in args.runs]
         print(f"\n{name}: {args.images[0]} validation images\n\n{head('fit', *at(args.num_steps))}")
