@@ -96,6 +96,7 @@ def scope_of(page):
         "loader": [data[:4], data[4:8], data[8:]],
         "train_loader": DataLoader(data, 4),
         "val_loader": DataLoader(data, 4),
+        "test_loader": DataLoader(data, 4),
         "images": images(2, 32),
     }
 
