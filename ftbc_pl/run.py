@@ -18,6 +18,7 @@ from torch import nn
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_
 from ftbc_pl.conversion import SpikingNetwork, convert
+from ftbc_pl.conversion.batch import images_and_labels
 from ftbc_pl.distributed import progress_bar
 from ftbc_pl.evaluation import Accuracies, Comparison
 from ftbc_pl.files import write_text_atomic
@@ -161,8 +162,7 @@ class Run:
         """Measure the accuracy at every timestep in plain code, for hooks in which Lightning can run no loop."""
         comparison = Comparison(snn.num_steps).to(snn.device)
         for batch in progress_bar(loader, "Evaluating", _shows_progress(trainer)):
-            images, labels = trainer.strategy.batch_to_device(batch, snn.device, 0)
-            comparison.update(snn, images, labels)
+            comparison.update(snn, *images_and_labels(trainer.strategy.batch_to_device(batch, snn.device, 0)))
         return comparison.compute()
 
     def write(self, trainer: Trainer, snn: SpikingNetwork, accuracies: Accuracies, split: str) -> None:
