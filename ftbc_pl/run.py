@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_, uncalibrated_readout
 from ftbc_pl.conversion import SpikingNetwork, convert
+from ftbc_pl.conversion.batch import images_and_labels
 from ftbc_pl.distributed import progress_bar
 from ftbc_pl.evaluation import Comparison, Measured, Measurement, choose_exit_
 from ftbc_pl.files import write_text_atomic
@@ -207,8 +208,7 @@ class Run:
         comparison = Comparison(len(snn.prediction_steps)).to(snn.device)
         measurement = Measurement(snn, comparison, self.options.analysis, batches)
         for batch in progress_bar(loader, "Evaluating", _shows_progress(trainer)):
-            images, labels = trainer.strategy.batch_to_device(batch, snn.device, 0)
-            measurement.update(images, labels)
+            measurement.update(*images_and_labels(trainer.strategy.batch_to_device(batch, snn.device, 0)))
         return measurement.compute()
 
     def write(self, trainer: Trainer, snn: SpikingNetwork, measured: Measured, split: str) -> None:

@@ -60,7 +60,7 @@ def test_a_checkpoint_of_other_code_says_nothing_of_the_network():
             check_beside_checkpoint(given, {"lr": 0.1}, "x")
 
 
-@pytest.mark.filterwarnings("ignore:.*exists and is not empty")
+@pytest.mark.filterwarnings("ignore:.*exists and is not empty", "ignore:The optimizer and its schedule go on")
 def test_weights_that_have_moved_are_not_needed_again(fitted):
     shutil.copy(checkpoint(fitted), "start.ckpt")
     start = ["--model.weights=start.ckpt", "--checkpoint.dirpath=ckpt"]
