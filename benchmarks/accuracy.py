@@ -25,7 +25,8 @@ import trained
 from bench import AUTHORS, READOUTS, Bench, Run
 from matplotlib.axes import Axes
 from results import Measurement, Results
-from rules import RULES, WEIGHT_RULES, Rule, solver
+from rules import DEFAULT, RULES, WEIGHT_RULES, Rule, solver
+from selection import select, thresholds, weights
 from tables import at, head, panels_of, percent, row, save
 
 from ftbc_pl.reports.terminal import table_steps
@@ -33,8 +34,6 @@ from ftbc_pl.reports.terminal import table_steps
 SIZES = (8, 32, 128, 512, 2048)
 PASSES = (1, 2, 5, 10, 20, 50)
 ALPHAS = (0.05, 0.1, 0.2, 0.4, 0.5, 0.8)
-MEAN_WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, float("inf"))
-SEARCH_STEPS = (1, 2, 4, 8, 32)
 # What the figure of the table shows; the other rules lie too close to these to tell lines apart.
 DRAWN = [
     ("uncalibrated", READOUTS[0]),
@@ -51,7 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--download", action="store_true", help="download CIFAR-10 to that folder")
     parser.add_argument("--networks", nargs="+", default=trained.names(), help="trained networks; default: all")
-    parser.add_argument("--rules", nargs="+", default=list(RULES), help="rules of the table; default: all")
+    parser.add_argument("--rules", nargs="+", default=DEFAULT, choices=RULES, help="rules of the table")
     parser.add_argument("--fits", nargs="+", choices=WEIGHT_RULES, default=list(WEIGHT_RULES), help="ways to fit")
     parser.add_argument(
         "--num_steps", nargs="+", type=int, default=[8, 32], help="timesteps T; the table converts once for each"
@@ -143,58 +142,6 @@ def _row(
     cost = f"{forwards} forward{'' if forwards == 1 else 's'}" if forwards else ""
     cells = [percent(points[step]) for step in steps]
     return row(title, readout, *cells, cost)
-
-
-def select(args: argparse.Namespace, data: trained.Cifar10) -> None:
-    """Accuracy against λ on validation images."""
-    results = Results(args.results)
-    for name in args.networks:
-        for run in args.runs:
-            bench, steps = Bench(name, run, data, results, role="val"), table_steps(run.num_steps)
-            print(f"\n{name}, T = {run.num_steps}: {run.images} validation images\n\n{head('λ', *at(steps))}")
-            for weight in MEAN_WEIGHTS:
-                title = "exact" if weight == float("inf") else f"balanced, λ = {weight:g}"
-                given = {"solver": "exact"} if title == "exact" else {"solver": "balanced", "mean_weight": weight}
-                rule = solver(title, 200, 1, **given)
-                measured = [bench.calibrated(rule, draw, args.readouts[-1]).accuracy for draw in range(run.draws)]
-                cells = [percent([accuracy[step - 1] for accuracy in measured]) for step in steps]
-                print(row(f"{weight:g}", *cells), flush=True)
-
-
-def weights(args: argparse.Namespace, data: trained.Cifar10) -> None:
-    """Ways to fit weights on validation images, each T by itself; beside them `exact` and `balanced` without."""
-    results = Results(args.results)
-    fits = {key: WEIGHT_RULES[key] for key in args.fits}
-    rules = {"exact alone": RULES["exact"], "balanced alone": RULES["balanced"], **fits}
-    for name in args.networks:
-        benches = [Bench(name, run, data, results, role="val") for run in args.runs]
-        print(f"\n{name}: {args.images[0]} validation images\n\n{head('fit', *at(args.num_steps))}")
-        for key, rule in rules.items():
-            cells = []
-            for bench in benches:
-                draws = [bench.calibrated(rule, draw, args.readouts[-1]) for draw in range(bench.draws)]
-                cells.append(" / ".join(percent([one.accuracy[t - 1] for one in draws]) for t in _up_to(bench)))
-            print(row(key, *cells), flush=True)
-
-
-def _up_to(bench: Bench) -> list[int]:
-    return [t for t in table_steps(bench.num_steps) if 2 * t >= bench.num_steps]
-
-
-def thresholds(args: argparse.Namespace, data: trained.Cifar10) -> None:
-    """Accuracy at each T by itself against the timesteps that the search for thresholds assumes, validation images."""
-    run, results = args.runs[0], Results(args.results)
-    steps = table_steps(run.num_steps)
-    for name, key in product(args.networks, ("exact", "balanced")):
-        print(f"\n{name}, {key}: {run.images} validation images\n\n{head('steps of the search', *at(steps))}")
-        for assumed in SEARCH_STEPS:
-            cells = []
-            for step in steps:
-                bench = Bench(name, Run(step, run.draws, run.images), data, results, role="val")
-                bench.search_steps = assumed
-                draws = [bench.calibrated(RULES[key], draw, args.readouts[-1]) for draw in range(run.draws)]
-                cells.append(percent([one.accuracy[-1] for one in draws]))
-            print(row(assumed, *cells), flush=True)
 
 
 def sweep(args: argparse.Namespace, data: trained.Cifar10, axis: str, lines: dict[str, dict[float, Rule]]) -> None:

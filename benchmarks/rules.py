@@ -102,6 +102,7 @@ RULES = {
     "exact": solver("exact, 1 × 200 images", 200, 1, solver="exact"),
     "balanced": solver("balanced for this T, 1 × 200 images", 200, 1, solver="balanced"),
 }
+DEFAULT = list(RULES)
 RULES |= {f"{key}_accumulate": accumulated(RULES[key]) for key in ("none", "paper", "exact", "balanced")}
 
 

@@ -17,7 +17,7 @@ from ftbc_pl.finding import network_name, network_of, place_in_state
 from ftbc_pl.loaders import check_batches
 from ftbc_pl.options import RunOptions
 from ftbc_pl.predictions import PredictionWriter
-from ftbc_pl.run import Run, has_validation, validation_batches, warn_without_validation
+from ftbc_pl.run import Run
 from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
 from ftbc_pl.safety.launching import check_launcher
 from ftbc_pl.safety.overruled import settings_of, warn_of_overruled
@@ -25,6 +25,7 @@ from ftbc_pl.safety.resume import carry_best_over
 from ftbc_pl.safety.trial import why_not_measured
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.trained import load_trained_weights_
+from ftbc_pl.validation import has_validation, validation_batches, warn_without_validation
 
 __all__ = ["FTBC", "PredictionWriter"]
 
@@ -112,7 +113,7 @@ class FTBC(Callback):
             network = network_of(pl_module, self.options.network)
             self.run.check_training_images(trainer, network)
             warn_without_validation(trainer)
-            self._measures = has_validation(trainer) and self._can_measure(trainer, network)
+            self._measures = not has_validation(trainer) or self._can_measure(trainer, network)
 
     def _can_measure(self, trainer: Trainer, network: nn.Module) -> bool:
         """Whether an accuracy can be measured on the first validation images, in all processes."""

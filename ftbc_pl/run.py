@@ -4,7 +4,7 @@ The trainer's subcommands and the callback both use a `Run`, so all of them leav
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from itertools import islice
@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_debug  # type: ignore[attr-defined]
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.calibration import CalibrationReport, calibrate_, uncalibrated_readout
 from ftbc_pl.conversion import SpikingNetwork, convert
@@ -37,6 +35,7 @@ from ftbc_pl.reports.tracking import logger_links
 from ftbc_pl.safety.output import OutputFolder, check_unused
 from ftbc_pl.safety.trial import check_convertible
 from ftbc_pl.simulation.shorten import reads_mean, shorten_, use_mean_readout_
+from ftbc_pl.validation import validation_loaders
 
 EXIT_IMAGES = 20  # times 1 / exit_loss: among so many images 20 decisions may differ
 
@@ -203,7 +202,7 @@ class Run:
 
     def measure(self, trainer: Trainer, snn: SpikingNetwork, loader: Iterable[Any]) -> Measured:
         """Measure the network on a fit's validation images in plain code, for hooks in which Lightning runs no loop."""
-        limits = sum(limit for _, limit in _validation_loaders(trainer))
+        limits = sum(limit for _, limit in validation_loaders(trainer))
         batches = int(limits) if math.isfinite(limits) else None
         comparison = Comparison(len(snn.prediction_steps)).to(snn.device)
         measurement = Measurement(snn, comparison, self.options.analysis, batches)
@@ -262,10 +261,18 @@ class Run:
                 "There are no validation images to set early exit on. Training images serve, of which the network is "
                 "surer than of others: more decisions may change than exit_loss allows."
             )
-            loader, which = islice(self._calibration_loader(trainer), self.options.num_batches), "training"
+            loader, which = self._further_images(trainer, count), "training"
         choice = choose_exit_(snn, loader, loss, progress=_shows_progress(trainer))
         rank_zero_info(str(choice))
         return choice.to_dict() | {"split": which}
+
+    def _further_images(self, trainer: Trainer, count: int) -> Any:
+        """Batches of training images other than those that calibrate; where there are no others, of these."""
+        size, used = self.options.batch_size, self.options.num_batches
+        try:
+            return islice(calibration_loader(trainer, size, used - (-count // size), self.calibration), used, None)
+        except ValueError:
+            return self._calibration_loader(trainer)
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
         return calibration_loader(trainer, self.options.batch_size, self.options.num_batches, self.calibration)
@@ -276,52 +283,6 @@ def run_device(trainer: Trainer) -> torch.device:
     device: torch.device = trainer.strategy.root_device
     # MPS has no float64, in which means are summed.
     return torch.device("cpu") if device.type == "mps" else device
-
-
-def validation_batches(trainer: Trainer) -> Iterator[Any]:
-    """The batches of a fit's validation loaders, each as far as the trainer's limits go."""
-    for loader, limit in _validation_loaders(trainer):
-        yield from islice(loader, None if math.isinf(limit) else int(limit))
-
-
-def has_validation(trainer: Trainer) -> bool:
-    """Whether a fit has validation images; to be asked once it has begun."""
-    return any(limit for _, limit in _validation_loaders(trainer))
-
-
-def _validation_loaders(trainer: Trainer) -> list[tuple[Any, float]]:
-    """The validation loaders of a fit, with the number of batches to take of each; infinite: all of a stream."""
-    if trainer.val_dataloaders is None and trainer.enable_validation:
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()  # a training that goes on at its end has not needed them
-    loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
-    data: Any = getattr(trainer, "datamodule", None)
-    if loaders is None and trainer.limit_val_batches and is_overridden("val_dataloader", data, LightningDataModule):
-        loaders = data.val_dataloader()  # the task has no validation of its own
-        limits = []
-    given = [] if loaders is None else tree_leaves(loaders)  # one loader, or lists and dicts of them
-    limits = limits or [_limit(trainer.limit_val_batches, _length(loader)) for loader in given]
-    return [(loader, min(limit, _length(loader))) for loader, limit in zip(given, limits, strict=False)]
-
-
-def _limit(limit: int | float, batches: float) -> float:
-    return limit if isinstance(limit, int) or math.isinf(batches) else int(limit * batches)
-
-
-def _length(loader: Any) -> float:
-    """Number of batches; infinite where the loader does not know, as for a data set that is a stream."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return math.inf
-
-
-def warn_without_validation(trainer: Trainer) -> None:
-    """Say before the training what a run without validation images lacks."""
-    if not has_validation(trainer):
-        rank_zero_warn(
-            "There are no validation images (data.val_split or trainer.limit_val_batches is 0): the last weights will "
-            "be converted and saved, without a best checkpoint, accuracies or a report."
-        )
 
 
 def _shows_progress(trainer: Trainer) -> bool:

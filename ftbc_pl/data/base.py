@@ -9,8 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
-from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ftbc_pl.data.batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
@@ -25,48 +24,12 @@ _NETWORKS = ("network", "model", "backbone", "net")  # where a LightningModule m
 WORKERS_PER_CORE = 4
 """Loading processes for each core, for each training process: more only wait, and hundreds exhaust the memory."""
 
-__all__ = ["ClassificationData", "Role", "available_cores", "hold_out"]
+__all__ = ["ClassificationData", "Role", "available_cores"]
 
 
 def available_cores() -> int:
     """Return how many cores this process may use, which a cluster or a container limits."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def hold_out(labels: Tensor, amount: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split images into those to keep and those to hold out, with the same mixture of classes in both.
-
-    Args:
-        labels: Classes `(N,)`.
-        amount: Fraction (below 1) or number (from 1) of images to hold out; 0 holds out none.
-        seed: The same seed gives the same split, in every process and on every machine.
-
-    Returns:
-        Sorted indices of the images kept and of those held out.
-
-    Raises:
-        ValueError: `amount` is out of range, or too small or too large to hold out some of each class and keep some.
-    """
-    if not 0 <= amount < (1 if amount % 1 > 0 else len(labels)):
-        raise ValueError(
-            f"expected val_split as a fraction in 0..1 or a number below {len(labels)} images, got {amount}"
-        )
-    if amount >= 1:
-        # The command line reads every number as a fraction first.
-        amount = int(amount)
-    everything = torch.arange(len(labels))
-    if amount == 0:
-        return everything, everything[:0]
-    try:
-        kept, held_out = train_test_split(
-            everything.numpy(), test_size=amount, random_state=seed, stratify=labels.numpy()
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"can't hold out val_split={amount} of {len(labels)} images with every class in both parts ({error}); "
-            f"change val_split (0 holds out none), or name the data set's own validation split by val_split_name"
-        ) from error
-    return torch.from_numpy(kept).sort().values, torch.from_numpy(held_out).sort().values
 
 
 class ClassificationData(LightningDataModule, ABC):

@@ -5,8 +5,9 @@ from functools import partial
 import torch
 from sklearn.datasets import load_digits
 
-from ftbc_pl.data.base import ClassificationData, Role, hold_out
+from ftbc_pl.data.base import ClassificationData, Role
 from ftbc_pl.data.batches import Images, TensorImages, random_shift
+from ftbc_pl.data.parts import hold_out
 
 TEST_IMAGES = 360
 TEST_SEED = 0

@@ -37,6 +37,11 @@ class SplitNames:
     val: str | None
     has_test: bool
 
+    @property
+    def names(self) -> tuple[str, str, str | None]:
+        """Those for training, test and validation."""
+        return self.train, self.test, self.val
+
     def in_words(self, root: str, classes: Sequence[str], channels: int, images: int, held_out: int) -> str:
         """One line that says what was found and what each split is for.
 

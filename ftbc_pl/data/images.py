@@ -8,11 +8,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from ftbc_pl.data.base import ClassificationData, Role, hold_out
+from ftbc_pl.data.base import ClassificationData, Role
 from ftbc_pl.data.batches import Batch, Images, TensorImages
 from ftbc_pl.data.found import HELD_OUT, find_splits
 from ftbc_pl.data.mixing import Mixing
 from ftbc_pl.data.on_device import DeviceMemory
+from ftbc_pl.data.parts import hold_out
 from ftbc_pl.data.sources import Source
 from ftbc_pl.data.splits import Splits
 from ftbc_pl.data.streams import CACHE_BYTES, read_stream
@@ -129,12 +130,11 @@ class ImageData(ClassificationData):
             device: Where images kept in memory live and are augmented: `auto` is the GPU that trains, where it has room
                 and there are no `num_workers`; `cpu` never is.
         """
-        held_out = HELD_OUT if val_split is None else val_split
-        super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, held_out)
+        amount = HELD_OUT if val_split is None else val_split
+        super().__init__(batch_size, eval_batch_size, num_workers, pin_memory, seed, amount)
         folder = Path(root) if name in FOLDER_NAMES else None
         self.found = find_splits(folder, train_split, test_split, val_split_name, holds_out=val_split is not None)
-        names = self.found.train, self.found.test, self.found.val
-        self.train_split, self.test_split, self.val_split_name = names
+        self.train_split, self.test_split, self.val_split_name = names = self.found.names
         if self.train_split in names[1:]:
             raise ValueError(f"expected different splits for training and evaluation, got {self.train_split} for both")
         size = height_and_width(input_size)
@@ -145,18 +145,16 @@ class ImageData(ClassificationData):
         self.random_crop, self.padding, self.hflip = random_crop, padding, hflip
         self.auto_augment, self.color_jitter, self.re_prob = auto_augment, color_jitter, re_prob
         self.mixup_alpha, self.cutmix_alpha, self.cache = mixup_alpha, cutmix_alpha, cache
-        self.device, self._device_memory = device, DeviceMemory()
-        self._given: dict[str, Any] = {"in_chans": in_chans, "input_size": None if size is None else (3, *size)}
-        self._given |= {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct}
-        self._num_classes = num_classes
-        expected = CLASSES.get(name) if num_classes is None else num_classes
+        self.device, self._device_memory, self._said = device, DeviceMemory(), False
+        given = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct, "in_chans": in_chans}
+        self._given: dict[str, Any] = given | {"input_size": None if size is None else (3, *size)}
+        self._num_classes = expected = CLASSES.get(name) if num_classes is None else num_classes
         self._splits = Splits(name, root, self._mode, names[0], names[1:], expected)
         self._predicted: Images | None = None
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._mixing = Mixing(mixup_alpha, cutmix_alpha)
         small = name.startswith("torch/") or (size is not None and max(size) <= SMALL)
         self._resolve({"input_size": (self.in_chans, 32, 32), "mean": CIFAR_MEAN, "std": CIFAR_STD} if small else {})
-        self._said = False
 
     def _resolve(self, config: dict[str, Any]) -> None:
         if self._given["in_chans"] is None and config.get("in_chans") in (1, 3):
@@ -174,8 +172,7 @@ class ImageData(ClassificationData):
 
     def resolve_from(self, network: nn.Module) -> None:
         """Take what isn't given (size, mean, std, resampling, crop) from the network's timm configuration."""
-        config = images_of(network)
-        if config:
+        if config := images_of(network):
             self._resolve(config)
         self.warn_of_other_images(network, self._given)
 
@@ -228,7 +225,7 @@ class ImageData(ClassificationData):
 
     def build(self, role: Role) -> Images:
         """Return the images of a role; see the class for what each is made of."""
-        split = {"test": self.test_split, "val": self.val_split_name or self.train_split}.get(role, self.train_split)
+        split = {"test": self.test_split, "val": self.val_split_name}.get(role) or self.train_split
         augmentation = self._augmentation()
         labels = self._stream(split)[1] if self.dataset.startswith(STREAMS) else self._source(split).labels
         indices = torch.arange(len(labels))
@@ -242,8 +239,8 @@ class ImageData(ClassificationData):
             augment, erase = (augmentation.shift(), augmentation.erase()) if role == "train" else (None, None)
             return TensorImages(in_memory, labels, self.mean, self.std, augment=augment, erase=erase, indices=indices)
         image = self._source(split).image if in_memory is None else partial(memory_image, in_memory)
-        transform = augmentation.single(self.geometry) if role == "train" else self.geometry.evaluation()
-        return SourceImages(labels, image, transform, indices)
+        cut = augmentation.single(self.geometry) if role == "train" else self.geometry.evaluation()
+        return SourceImages(labels, image, cut, indices)
 
     def placed(self, images: Images) -> Images:
         """Return images as they come out of the memory of the trainer's GPU, where they may live there."""
@@ -263,8 +260,8 @@ class ImageData(ClassificationData):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Mix the images and labels of training batches, on the device, where Mixup or CutMix is asked for."""
-        training = self.trainer is not None and self.trainer.training
-        return self._mixing(batch, self.num_classes) if self._mixing.asked_for and training else batch
+        mixes = self._mixing.asked_for and self.trainer is not None and self.trainer.training
+        return self._mixing(batch, self.num_classes) if mixes else batch
 
     @property
     def _mode(self) -> str:
@@ -298,6 +295,6 @@ class ImageData(ClassificationData):
 
     def _stream(self, split: str) -> tuple[Tensor, Tensor]:
         if split not in self._memory:
-            cache = bool(self.cache)
-            self._memory[split] = read_stream(self.dataset, self.root, split, self._mode, self.geometry, cache)
+            where = self.dataset, self.root, split, self._mode, self.geometry
+            self._memory[split] = read_stream(*where, bool(self.cache))
         return self._memory[split]

@@ -36,7 +36,7 @@ def accuracy_table(results: RunResults, steps: Sequence[int] | None = None, enco
     for key, accuracies in results.curves.items():
         columns[curve_name(key)] = [percent(accuracies[known.index(step)], results) for step in steps]
     columns["ANN"] = [percent(results.ann_accuracy, results)] * len(steps)
-    last = "\n".join([summary_line(results), *closing_lines(results)])
+    last = "\n".join([*closing_lines(results), summary_line(results)])
     return text_table(columns, zip(*columns.values(), strict=True), last=last, encoding=encoding)
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from ftbc_pl.data import DigitsData, ImageData
-from ftbc_pl.data.base import hold_out
 from ftbc_pl.data.batches import evaluation_batches, random_shift
+from ftbc_pl.data.parts import hold_out
 from ftbc_pl.models import create_network
 from tests.imagefolders import CLASSES, pack, write_digit_folder, write_folder, write_splits
 

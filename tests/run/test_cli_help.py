@@ -124,11 +124,10 @@ def test_what_a_command_does_not_show_it_reads_all_the_same(capsys):
         ([*DIGITS, "--data.val_split=x"], "data.val_split: expected a number, got 'x'"),
         ([*DIGITS, "extra"], "expected options, which start with --, got 'extra'"),
         (["test", "--data=DigitsData", "--snn_pat=x"], "there is no option --snn_pat; did you mean --snn_path?"),
-        (["fit", "--data.root=x"], "expected --data to name a class, DigitsData or ImageData, beside --data.… and "
-                                   "other options of it"),
         (["--data=DigitsData", "fit"], "--data is not accepted before the command: put it behind, as in ftbc-pl fit "
                                        "--data=DigitsData"),
-        (["fit"], "expected --data: a data module, DigitsData or ImageData, or a --config that names one"),
+        (["fit"], "expected --data: --data.root FOLDER of images, a data module (DigitsData or ImageData), or a "
+                   "--config that names one"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line_and_name_what_was_meant(arguments, said, capsys):

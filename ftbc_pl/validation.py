@@ -1,0 +1,57 @@
+"""The validation images of a fit: whether there are any, and their batches."""
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils._pytree import tree_leaves
+
+
+def validation_batches(trainer: Trainer) -> Iterator[Any]:
+    """The batches of a fit's validation loaders, each as far as the trainer's limits go."""
+    for loader, limit in validation_loaders(trainer):
+        yield from islice(loader, None if math.isinf(limit) else int(limit))
+
+
+def has_validation(trainer: Trainer) -> bool:
+    """Whether a fit has validation images; to be asked once it has begun."""
+    return any(limit for _, limit in validation_loaders(trainer))
+
+
+def validation_loaders(trainer: Trainer) -> list[tuple[Any, float]]:
+    """The validation loaders of a fit, with the number of batches to take of each; infinite: all of a stream."""
+    if trainer.val_dataloaders is None and trainer.enable_validation:
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()  # a training that goes on at its end has not needed them
+    loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
+    data: Any = getattr(trainer, "datamodule", None)
+    if loaders is None and trainer.limit_val_batches and is_overridden("val_dataloader", data, LightningDataModule):
+        loaders = data.val_dataloader()  # the task has no validation of its own
+        limits = []
+    given = [] if loaders is None else tree_leaves(loaders)  # one loader, or lists and dicts of them
+    limits = limits or [_limit(trainer.limit_val_batches, _length(loader)) for loader in given]
+    return [(loader, min(limit, _length(loader))) for loader, limit in zip(given, limits, strict=False)]
+
+
+def _limit(limit: int | float, batches: float) -> float:
+    return limit if isinstance(limit, int) or math.isinf(batches) else int(limit * batches)
+
+
+def _length(loader: Any) -> float:
+    """Number of batches; infinite where the loader does not know, as for a data set that is a stream."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return math.inf
+
+
+def warn_without_validation(trainer: Trainer) -> None:
+    """Say before the training what a run without validation images lacks."""
+    if not has_validation(trainer):
+        rank_zero_warn(
+            "There are no validation images (data.val_split or trainer.limit_val_batches is 0): the last weights will "
+            "be converted and saved, without a best checkpoint, accuracies or a report."
+        )
