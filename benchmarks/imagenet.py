@@ -3,6 +3,7 @@
     python benchmarks/imagenet.py --data FOLDER                              # three networks, all rules, T = 4 … 64
     python benchmarks/imagenet.py --data FOLDER --networks squeezenet1_1 --num_steps 8 --every 10
     python benchmarks/imagenet.py --data FOLDER --sites mobilenetv2_100      # which layers lose the accuracy
+    python benchmarks/imagenet.py --kept                                     # all that was measured, without measuring
 
 FOLDER holds train.tar and val.tar (or folders train/ and val/) with a folder for each of the 1,000 classes, and the
 networks' weights in weights/. Calibration images are training images. Errors are standard errors of the difference
@@ -10,7 +11,9 @@ between the spiking network and its ANN on the same images. What is in the file 
 """
 
 import argparse
+import json
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -162,6 +165,28 @@ def table(args: argparse.Namespace) -> None:
             print(row(key, readout, *values), flush=True)
 
 
+def kept(path: Path) -> None:
+    """Print the measurements of a file, a table for each network and set of images; errors beside its ANN."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for name, every in dict.fromkeys((one["network"], one["every"]) for one in rows):
+        here = [one for one in rows if (one["network"], one["every"]) == (name, every)]
+        (ann,) = (one["result"] for one in here if one["rule"] == "ANN")
+        steps = sorted({one["num_steps"] for one in here if one["rule"] != "ANN"})
+        which = "all validation images" if every == 1 else f"every {every}. validation image"
+        print(f"\n{name}: ANN {100 * ann['accuracy'][0]:.2f} % on {len(ann['hits']):,} images ({which})\n")
+        print(head("rule", "readout", *at(steps)))
+        cells: dict[tuple[str, str], dict[int, str]] = {}
+        for one in here:
+            if one["rule"] != "ANN" and not (one["readout"] == READOUTS[1] and "accumulate" in one["rule"]):
+                _, error = difference(one["result"]["hits"], ann["hits"])
+                cell = f"{100 * one['result']['accuracy'][-1]:.1f} ± {error:.1f}"
+                # Fewer images may have fitted into memory where T is large.
+                rule = re.sub(r", (\d+) images", "", one["rule"]) if "ridge" in one["rule"] else one["rule"]
+                cells.setdefault((rule, one["readout"]), {})[one["num_steps"]] = cell
+        for (rule, readout), found in cells.items():
+            print(row(rule, readout, *(found.get(t, "") for t in steps)))
+
+
 def sites(args: argparse.Namespace) -> None:
     """The sites that lose the most, after each rule of --rules."""
     for name in args.sites:
@@ -175,7 +200,8 @@ def sites(args: argparse.Namespace) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of the images and weights")
+    parser.add_argument("--data", help="folder of the images and weights")
+    parser.add_argument("--kept", action="store_true", help="print what was measured before, and measure nothing")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--sites", nargs="+", choices=NETWORKS, help="say which sites of these lose the accuracy")
     parser.add_argument("--rules", nargs="+", choices=list(rules(1, 1)), default=list(rules(1, 1)))
@@ -191,13 +217,18 @@ def arguments() -> argparse.Namespace:
         "--fit_rows", type=int, default=600, help="images times timesteps that weights can be fitted to in memory"
     )
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "imagenet.jsonl")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not (args.data or args.kept):
+        parser.error("expected --data FOLDER, or --kept")
+    return args
 
 
 def main() -> None:
     args = arguments()
     torch.backends.cudnn.allow_tf32 = False  # exact float32 on a GPU too
-    if args.sites:
+    if args.kept:
+        kept(args.results)
+    elif args.sites:
         sites(args)
     else:
         table(args)

@@ -213,3 +213,10 @@ def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, t
     assert len(measured) == 7
     # A calibration amplifies rounding: these rows are kept from a CPU, and a GPU finds others.
     assert measured == [pytest.approx(row, abs=0.1) for row in kept]
+
+
+def test_the_tables_of_imagenet_are_what_was_measured(monkeypatch, capsys):
+    run(monkeypatch, "imagenet", "--kept")
+    tables = capsys.readouterr().out.strip()
+    assert tables.count("ANN") == 4
+    assert tables in (BENCHMARKS.parent / "docs" / "imagenet.md").read_text()
