@@ -285,7 +285,7 @@ def test_defaults_without_a_network(tmp_path):
     assert ImageData(str(tmp_path), "torch/cifar100").input_size == (3, 32, 32)
     assert ImageData(str(tmp_path), "torch/cifar100").num_classes == 100
     with pytest.raises(ValueError, match=r"data\.mean of 3 numbers"):
-        ImageData(str(tmp_path), mean=[0.5])
+        ImageData(str(tmp_path), in_chans=3, mean=[0.5])
 
 
 def test_grey_images(tmp_path):
