@@ -27,7 +27,7 @@ format: $(VENV)/installed  ## Format the code
 
 docs: $(VENV)/installed  ## Build the site of docs/ in build/site; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
-	@echo "Open build/site/index.html in a browser."
+	@echo "Read it at http://localhost:8000 after: $(RUN) -m http.server --bind localhost --directory build/site"
 
 wheel: $(VENV)/installed  ## Build dist/*.whl
 	$(RUN) -m build --wheel
