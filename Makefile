@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test check lint format wheel clean
+.PHONY: quickstart test check lint format docs wheel clean
 
 quickstart: $(VENV)/installed  ## Train, convert, calibrate and evaluate on the digits
 	$(RUN) -m ftbc_pl fit --config configs/quickstart.yaml
@@ -24,6 +24,10 @@ lint: $(VENV)/installed  ## Lint, format check, types and the order of imports
 format: $(VENV)/installed  ## Format the code
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+
+docs: $(VENV)/installed  ## Build the site of docs/ in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "Read it at http://localhost:8000 after: $(RUN) -m http.server --bind localhost --directory build/site"
 
 wheel: $(VENV)/installed  ## Build dist/*.whl
 	$(RUN) -m build --wheel

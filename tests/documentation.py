@@ -15,7 +15,7 @@ def name(page):
 
 def commands(page):
     """The arguments of the commands of this package, in shell blocks and indented lines."""
-    lines = r"^[ \t]*(?:python|(?:srun )?torchrun .*) -m ftbc_pl (.*?)(?:\s+#.*)?$"
+    lines = r"^[ \t]*(?:[A-Z]+=\S+ )?(?:python|(?:srun )?torchrun .*) -m ftbc_pl (.*?)(?:\s+#.*)?$"
     return re.findall(lines, page.read_text(), flags=re.M)
 
 

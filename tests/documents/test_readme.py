@@ -7,11 +7,14 @@ import subprocess
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ftbc_pl.cli import main
+from ftbc_pl.sweeps.file import read_sweep
+from ftbc_pl.sweeps.runs import command_line
 from tests.documentation import PAGES, ROOT, commands, examples, name
 from tests.imagefolders import write_splits
 from tests.networks import create, images
@@ -61,7 +64,27 @@ def test_the_readme_starts_with_the_two_commands_and_stays_short():
     text = README.read_text()
     assert re.findall(r"^ +make (\w+)", text, flags=re.M) == ["quickstart", "test"]
     assert text.index("make test") < text.index("## Your own images") < text.index("## Results")
-    assert len(text.split()) <= 1800
+    assert len(text.splitlines()) <= 176
+    assert len(text.split()) <= 1500
+
+
+def test_the_sweep_file_of_the_docs_is_one(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "sweeps.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.M | re.S)
+    file = tmp_path / "solvers.yaml"
+    file.write_text(text)
+    monkeypatch.setenv("WEIGHTS", "best.ckpt")
+    monkeypatch.chdir(ROOT)
+    sweep = read_sweep(file)
+    assert len(sweep.grid()) == 4
+    _, *module, command = command_line(sweep, sweep.grid()[0], tmp_path / "run")[:4]
+    assert [*module, command] == ["-m", "ftbc_pl", "calibrate"]
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--print_config", *command_line(sweep, sweep.grid()[-1], tmp_path / "run")[4:]])
+    assert ended.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["ftbc"]["solver"], printed["ftbc"]["num_steps"]) == ("balanced", 8)
+    assert printed["model"]["weights"] == "best.ckpt"
 
 
 class Task(LightningModule):
