@@ -44,7 +44,8 @@ def load_trained_weights_(network: nn.Module, trainer: Trainer, module: Lightnin
         return
     state = read_checkpoint_state(path)
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    rank_zero_info(f"FTBC converts the {averaged}weights of the best checkpoint, {path}.")
+    watches = getattr(trainer.checkpoint_callback, "monitor", None) is not None
+    rank_zero_info(f"FTBC converts the {averaged}weights of the {'best' if watches else 'last'} checkpoint, {path}.")
 
 
 def know_images(module: LightningModule | None, path: str | None) -> None:

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils._pytree import tree_leaves
 
 
@@ -27,9 +26,9 @@ def validation_loaders(trainer: Trainer) -> list[tuple[Any, float]]:
     if trainer.val_dataloaders is None and trainer.enable_validation:
         trainer.fit_loop.epoch_loop.val_loop.setup_data()  # a training that goes on at its end has not needed them
     loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
-    data: Any = getattr(trainer, "datamodule", None)
-    if loaders is None and trainer.limit_val_batches and is_overridden("val_dataloader", data, LightningDataModule):
-        loaders = data.val_dataloader()  # the task has no validation of its own
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    if loaders is None and trainer.limit_val_batches and source.is_defined():
+        loaders = source.dataloader()  # the task has no validation of its own, so Lightning leaves them aside
         limits = []
     given = [] if loaders is None else tree_leaves(loaders)  # one loader, or lists and dicts of them
     limits = limits or [_limit(trainer.limit_val_batches, _length(loader)) for loader in given]

@@ -181,6 +181,19 @@ def test_loaders_without_a_datamodule_leave_all_that_the_command_line_leaves(cap
     assert [float(row["snn/accuracy"]) for row in rows] == found["accuracy"]["calibrated"]
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
+@pytest.mark.parametrize("loader", [True, False], ids=["with a loader", "without"])
+def test_a_validation_loader_serves_a_module_without_a_validation_step(loader):
+    class TrainsOnly(Task):
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+    validation = [DataLoader(data(12), 8)] if loader else []
+    trainer_of(FTBC(num_steps=2, output_dir="out")).fit(TrainsOnly(model=small()), DataLoader(data(), 8), *validation)
+    assert Path("out/results.json").is_file() == loader
+    assert not loader or results("out")["images"] == 12
+
+
 def test_calibration_images_may_be_handed_in():
     images = data(16)[:][0]
     callback = FTBC(num_steps=2, output_dir="out", calibration=DataLoader(images, 10))
