@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ftbc_pl import calibrate_, convert
 from tests.networks import images
@@ -49,8 +50,8 @@ def table_of(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["table", "select", "thresholds"])
 def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("accuracy.MEAN_WEIGHTS", (0.0, 3.0, float("inf")))
-    monkeypatch.setattr("accuracy.SEARCH_STEPS", (1, 8))
+    monkeypatch.setattr("selection.MEAN_WEIGHTS", (0.0, 3.0, float("inf")))
+    monkeypatch.setattr("selection.SEARCH_STEPS", (1, 8))
     options = ["--networks", "cifar10_r20_relu", "--images", "20", "10", "--validation", "20"]
     options += ["--num_steps", "1", "3", "--draws", "2", "1", "--results", str(tmp_path / "results.jsonl")]
     rules = ["--rules", "none", "constant", "exact", "exact_accumulate", "--figure", str(tmp_path / "figure.png")]
@@ -213,6 +214,36 @@ def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, t
     assert len(measured) == 7
     # A calibration amplifies rounding: these rows are kept from a CPU, and a GPU finds others.
     assert measured == [pytest.approx(row, abs=0.1) for row in kept]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:weights='ridge' fits")
+def test_networks_of_imagenet(monkeypatch, capsys, tmp_path):
+    import imagenet
+    from imagenet_data import NETWORKS
+
+    generator = np.random.default_rng(0)
+    for split, count in {"train": 4, "val": 2}.items():
+        for name in range(1000):
+            (tmp_path / split / f"class{name:03}").mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 255, (240, 230, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / f"class{index:03}" / "image.png")
+    (tmp_path / "weights").mkdir()
+    kind = NETWORKS["squeezenet1_1"]
+    save_file(kind.make().state_dict(), tmp_path / "weights" / kind.weights)
+    options = ["--data", str(tmp_path), "--networks", "squeezenet1_1", "--num_steps", "1", "2", "--batch_size", "2"]
+    options += ["--calibration", "3", "--rules", "exact", "ridge_last", "exact_accumulate"]
+    options += ["--results", str(tmp_path / "results.jsonl")]
+    run(monkeypatch, "imagenet", *options)
+    printed = capsys.readouterr().out
+    rows = table_of(printed)[2:]
+    assert [row[0] for row in rows] == ["uncalibrated", *["exact"] * 2, *["ridge_last"] * 2, *["exact_accumulate"] * 2]
+    assert all(re.fullmatch(r"(0|50|100)\.00 ± \d+\.\d\d", cell) for row in rows for cell in row[2:])
+    # What was measured is printed again, not measured again.
+    monkeypatch.setattr(imagenet, "convert", None)
+    run(monkeypatch, "imagenet", *options)
+    assert capsys.readouterr().out == printed
 
 
 def test_the_tables_of_imagenet_are_what_was_measured(monkeypatch, capsys):
