@@ -2,14 +2,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test check lint format docs wheel clean
+.PHONY: quickstart test test-all check lint format docs wheel clean
 
 quickstart: $(VENV)/installed  ## Train, convert, calibrate and evaluate on the digits
 	$(RUN) -m ftbc_pl fit --config configs/quickstart.yaml
 	@echo "Open the report.html named above in a browser. Next: your own images (docs/own-images.md), your own"
 	@echo "LightningModule (docs/lightning.md), or the options: $(VENV)/bin/python -m ftbc_pl fit --help"
 
-test: $(VENV)/installed  ## Run all tests, on all cores
+test: $(VENV)/installed  ## Run the tests, on all cores, but those of scripts and pages that take half a minute each
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m "not long"
+
+test-all: $(VENV)/installed  ## Run all tests
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/installed  ## Run the fast tests

@@ -48,6 +48,7 @@ def table_of(text):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["table", "select", "thresholds"])
 def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("selection.MEAN_WEIGHTS", (0.0, 3.0, float("inf")))
@@ -82,6 +83,7 @@ def test_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["robustness", "passes"])
 def test_figures_of_accuracy(what, cifar_like, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("accuracy.STRENGTHS", {"noise": (0.1,), "blur": (1.0,), "contrast": (0.5,)})
@@ -121,6 +123,7 @@ def test_layer_by_layer_finds_the_biases_of_one_forward():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_cost_of_calibration(monkeypatch, capsys):
     run(monkeypatch, "cost", "calibration", "--batch_size", "1", "--runs", "1")
     rows = table_of(capsys.readouterr().out)[2:]
@@ -181,6 +184,7 @@ def test_the_tables_of_the_readme_are_what_was_measured(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_exported(cifar_like, monkeypatch, capsys):
     options = ["--num_steps=1", "--images=2", "--calibration=20", "--validation=20", "--runs=1"]
     run(monkeypatch, "exported", "--data", str(cifar_like), "--batch_sizes", "1", "2", *options)
@@ -217,6 +221,7 @@ def test_a_trained_network_scores_what_was_measured(name, monkeypatch, capsys, t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:weights='ridge' fits")
 def test_networks_of_imagenet(monkeypatch, capsys, tmp_path):
     import imagenet

@@ -40,6 +40,7 @@ def test_unpacked_images_are_those_that_were_packed(packed):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_networks_are_trained_written_and_score_what_is_said(packed, tmp_path, monkeypatch):
     import train_gpu
     import trained

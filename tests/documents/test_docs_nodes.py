@@ -36,6 +36,7 @@ def test_the_script_starts_the_line_that_is_explained():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("own_folder")
 def test_two_launchers_train_and_convert_as_two_nodes():
     (line,) = re.findall(r"^    torchrun (.*) -m ftbc_pl fit (.*)$", DISTRIBUTED, flags=re.M)

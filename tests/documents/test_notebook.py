@@ -23,6 +23,7 @@ def test_it_is_short_and_holds_no_outputs(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("default")  # of Jupyter's own packages
 def test_it_runs(notebook, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason=REASON)

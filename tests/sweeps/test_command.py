@@ -141,6 +141,7 @@ def test_without_optuna_the_extra_is_named():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_shipped_sweep_runs_here_on_small_images(fitted, monkeypatch):
     monkeypatch.setenv("WEIGHTS", str(checkpoint(fitted)))
     text = (ROOT / "sweeps" / "convergence.yaml").read_text()
