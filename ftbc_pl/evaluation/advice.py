@@ -32,6 +32,11 @@ class Finding:
         return self.dead > _MOSTLY
 
     @property
+    def is_all_dead(self) -> bool:
+        """Whether all of its channels are 0 in the ANN, so that no error is relative to anything."""
+        return self.dead == 1.0
+
+    @property
     def cause(self) -> str:
         """`dead`, `none`, `clipping`, `high threshold`, `levels` or `steps`."""
         own = self.own_error[-1]
@@ -49,7 +54,8 @@ class Finding:
 
 def advise(finding: Finding) -> str:
     """One sentence: what the site adds, why, and what would help."""
-    head = f"{finding.site} adds {100 * finding.own_error[-1]:.0f} % at T = {finding.num_steps}: "
+    added = "" if finding.is_all_dead else f" adds {100 * finding.own_error[-1]:.0f} % at T = {finding.num_steps}"
+    head = f"{finding.site}{added}: "
     texts = {
         "dead": f"{100 * finding.dead:.0f} % of its channels are 0 in the ANN for all images, so nothing passes them; "
         "look at the training, not at the conversion",

@@ -24,6 +24,7 @@ _PLAIN = ("sites", "images", "num_steps")  # what a diagnosis holds beside a row
 class Diagnosis:
     """Errors of every site, relative to the size of the ANN's activation a there; S sites, T steps.
 
+    Where a is 0 for all images nothing can be relative to it: all errors of such a site are 0, and `dead` is 1.
     By the schedule `accumulate` there is one step, T.
 
     Attributes:
@@ -100,7 +101,8 @@ class Diagnosis:
             i = self.sites.index(finding.site)
             shares = (self.above[i], self.saturated[i], self.dead[i], self.silent[i])
             errors = (self.error[i, -1], self.own_error[i, -1], self.inherited_error[i, -1])
-            rows.append((finding.site, *(f"{100 * value:.1f} %" for value in (*errors, *shares))))
+            shown = [f"{100 * value:.1f} %" for value in (*errors, *shares)]
+            rows.append((finding.site, *(["-"] * 3 + shown[3:] if finding.is_all_dead else shown)))
         return text_table(columns, rows, left=("site",), last="\n".join(self.advice()))
 
 
@@ -247,7 +249,7 @@ def _diagnosis(snn: SpikingNetwork, states: dict[str, _SiteSums], images: int) -
     rows: dict[str, list[Tensor]] = {name: [] for name in Diagnosis.__annotations__ if name not in _PLAIN}
     for call, site in snn.neurons():
         state, theta = states[call.name], site.threshold.double()
-        size = state.parts[2].clamp(min=torch.finfo(torch.float32).tiny)
+        size = torch.where(state.parts[2] > 0, state.parts[2], torch.inf)  # errors of 0 where the ANN has no activation
         error, own, inherited = (state.squares / size).sqrt()
         clipped, rounded = (state.parts[:2] / size).clamp(min=0).sqrt()
         never = state.peaks <= 0

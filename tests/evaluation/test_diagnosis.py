@@ -108,8 +108,10 @@ def test_a_dead_layer():
     assert sick.dead[0] < 0.5
     assert sick.findings()[0].site == SECOND
     assert sick.findings()[0].cause == "dead"
-    assert "100 % of its channels are 0 in the ANN" in str(sick)
-    assert bool(sick.error.isfinite().all())
+    assert f"{SECOND}: 100 % of its channels are 0 in the ANN" in str(sick)
+    assert sick.error[1].tolist() == sick.own_error[1].tolist() == sick.inherited_error[1].tolist() == [0.0] * 32
+    assert str(sick).splitlines()[2].split()[:4] == [SECOND, "-", "-", "-"]
+    assert 0 < sick.error[0, -1] < 1
 
 
 def test_too_few_levels():
