@@ -17,7 +17,7 @@ from ftbc_pl.tables import text_table
 from ftbc_pl.tracing import Call
 
 _SHOWN = 3  # sites that the text advises on
-_PLAIN = ("sites", "images", "num_steps")  # what a diagnosis holds beside a row for each site
+_PLAIN = ("sites", "images", "num_steps", "learned")  # what a diagnosis holds beside a row for each site
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Diagnosis:
         sites: Names of the spiking sites.
         images: Number of images.
         num_steps: T.
+        learned: Whether the threshold of each site was learned, as that of QCFS is, and not measured.
         error: Of the mean of θ·s up to t, against a: ‖mean(θ·s) − a‖ / ‖a‖, (S, T).
         own_error: What the site adds: its neurons against the ANN's activation of the mean of their real input up to t,
             (S, T).
@@ -47,6 +48,7 @@ class Diagnosis:
     sites: tuple[str, ...]
     images: int
     num_steps: int
+    learned: tuple[bool, ...]
     error: Tensor
     own_error: Tensor
     inherited_error: Tensor
@@ -64,6 +66,7 @@ class Diagnosis:
             Finding(
                 site=name,
                 num_steps=self.num_steps,
+                learned=self.learned[i],
                 own_error=tuple(self.own_error[i].tolist()),
                 clipped=self.clipped[i].item(),
                 rounded=self.rounded[i].item(),
@@ -268,4 +271,5 @@ def _diagnosis(snn: SpikingNetwork, states: dict[str, _SiteSums], images: int) -
         for name, value in found.items():
             rows[name].append(value.cpu())
     tensors = {name: torch.stack(values) for name, values in rows.items()}
-    return Diagnosis(sites=tuple(states), images=images, num_steps=snn.num_steps, **tensors)
+    learned = tuple(call.threshold is not None for call, _ in snn.neurons())
+    return Diagnosis(sites=tuple(states), images=images, num_steps=snn.num_steps, learned=learned, **tensors)
