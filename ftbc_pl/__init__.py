@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ftbc_pl.layers import Activation as Activation
     from ftbc_pl.layers import register_activation as register_activation
     from ftbc_pl.models import create_network as create_network
+    from ftbc_pl.models.images import remembered_images as remembered_images
     from ftbc_pl.options import PAPER as PAPER
     from ftbc_pl.reports import write_report as write_report
     from ftbc_pl.trainer import FTBCTrainer as FTBCTrainer
@@ -70,6 +71,7 @@ _HOMES = {
     "prepare": "ftbc_pl.conversion",
     "register_activation": "ftbc_pl.layers",
     "register_solver": "ftbc_pl.calibration",
+    "remembered_images": "ftbc_pl.models.images",
     "save_snn": "ftbc_pl.io",
     "write_report": "ftbc_pl.reports",
 }

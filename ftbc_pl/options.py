@@ -181,6 +181,8 @@ class CalibrationOptions(Options):
                 )
             if self.mean_weight is not None:
                 raise ValueError("horizon chooses mean_weight: give one of the two.")
+        if self.alpha != CalibrationOptions.alpha and "alpha" not in taken:
+            raise ValueError(f"alpha is an option of solver 'heuristic'; {self.solver!r} has none.")
         if self.passes > 1 and "passes" not in taken:
             raise ValueError(f"solver {self.solver!r} needs one pass: set passes to 1, or take more num_batches.")
         if self.weights == "ridge" and (self.passes > 1 or self.num_batches > 1):

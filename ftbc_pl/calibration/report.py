@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from statistics import median
 from typing import Any, Self
 
 from ftbc_pl.sites import SiteRecord, waiting
@@ -129,7 +130,8 @@ class CalibrationReport:
         changed = [one.change for one in self.weights if one.change]
         if not self.weights:
             return ""
-        size = f", by {100 * sum(changed) / len(changed):.2g} % on average" if changed else ""
+        # Not the mean: the change of a layer whose weights are almost 0 is any number.
+        size = f", by {100 * median(changed):.2g} % (median)" if changed else ""
         own = sum(one.target == OWN_OUTPUT for one in self.weights)
         return (
             f" Weights of {len(changed)} of {len(self.weights)} layers and shortcuts changed{size}; {own} were fitted "

@@ -193,11 +193,14 @@ def check_path(path: str) -> bool:
 
     Raises:
         FileNotFoundError: There is nothing at that path.
+        ValueError: It is a saved spiking network.
     """
     if path in ("best", "last", "hpc", "registry") or path.startswith("registry:") or "://" in path:
         return False
     if not Path(path).exists():
         raise FileNotFoundError(f"There is no checkpoint {path}: correct ckpt_path.")
+    if (Path(path) / "snn.json").is_file() or Path(path).name in ("snn.json", "snn.safetensors"):
+        raise ValueError(f"{path} is a saved spiking network, no checkpoint: use --snn_path.")
     return Path(path).is_file()
 
 

@@ -96,7 +96,7 @@ def _learning_rate(said: Said, command: str) -> list[str]:
         return []
     rank_zero_info(
         f"The training starts from trained weights: the learning rate is {FINE_TUNING_RATE} instead of "
-        f"{TRAINING_RATE} (--optimizer.init_args.lr gives another)."
+        f"{TRAINING_RATE} (--optimizer.lr gives another)."
     )
     return [f"--optimizer.init_args.lr={FINE_TUNING_RATE}"]
 

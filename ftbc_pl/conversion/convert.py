@@ -31,7 +31,7 @@ __all__ = ["convert", "to_images"]
 
 def convert(
     ann: nn.Module,
-    num_steps: int,
+    num_steps: int = 8,
     *,
     batches: Iterable[Any] | None = None,
     num_batches: int = 1,
@@ -48,7 +48,7 @@ def convert(
     Args:
         ann: The trained network; one inside DataParallel, DDP, torch.compile or an average of weights is taken out.
             Forward hooks that change nothing are left out of the copy.
-        num_steps: Number of timesteps T, at most 4096.
+        num_steps: Number of timesteps T, at most 4096; 8 as on the command line.
         batches: Images (B, ...), (images, labels, ...) or dicts of them, from the training set; needed where thresholds
             must be measured.
         num_batches: How many of the batches are used.
@@ -183,6 +183,9 @@ def _device(network: nn.Module) -> torch.device:
 def _noise(network: nn.Module) -> Tensor:
     config = getattr(network, "pretrained_cfg", None) or {}
     if "input_size" not in config:
-        raise ValueError("The input size of this network is not known: pass `example=` with a small batch of images.")
+        raise ValueError(
+            "The input size of this network is not known: pass `batches=` with images of the training set, which "
+            "measure the thresholds of ReLU as well; for learned ones, as of QCFS, a small batch as `example=` will do."
+        )
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, *config["input_size"], generator=generator, device=generator.device)

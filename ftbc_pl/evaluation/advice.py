@@ -13,6 +13,7 @@ class Finding:
 
     site: str
     num_steps: int
+    learned: bool
     own_error: tuple[float, ...]
     clipped: float
     rounded: float
@@ -32,6 +33,11 @@ class Finding:
         return self.dead > _MOSTLY
 
     @property
+    def is_all_dead(self) -> bool:
+        """Whether all of its channels are 0 in the ANN, so that no error is relative to anything."""
+        return self.dead == 1.0
+
+    @property
     def cause(self) -> str:
         """`dead`, `none`, `clipping`, `high threshold`, `levels` or `steps`."""
         own = self.own_error[-1]
@@ -49,16 +55,22 @@ class Finding:
 
 def advise(finding: Finding) -> str:
     """One sentence: what the site adds, why, and what would help."""
-    head = f"{finding.site} adds {100 * finding.own_error[-1]:.0f} % at T = {finding.num_steps}: "
+    added = "" if finding.is_all_dead else f" adds {100 * finding.own_error[-1]:.0f} % at T = {finding.num_steps}"
+    head = f"{finding.site}{added}: "
+    if finding.learned:  # ftbc.threshold is for measured ones
+        raising = "train longer, so that its learned threshold rises"
+        lowering = "its threshold was learned: train longer, or from a smaller one (model.threshold)"
+    else:
+        raising = "try ftbc.threshold=max, a higher percentile, or more training with a learned threshold"
+        lowering = "try ftbc.threshold=mse or a lower percentile"
     texts = {
         "dead": f"{100 * finding.dead:.0f} % of its channels are 0 in the ANN for all images, so nothing passes them; "
         "look at the training, not at the conversion",
         "none": "nothing to mend",
-        "clipping": f"{100 * finding.above:.0f} % of its inputs lie above the threshold; try ftbc.threshold=max, a "
-        "higher percentile, or more training with a learned threshold",
+        "clipping": f"{100 * finding.above:.0f} % of its inputs lie above the threshold; {raising}",
         "levels": "the ANN rounds its activation to few levels, which spikes do not; train with more levels",
         "high threshold": f"its largest activation is {100 * finding.peak:.0f} % of the threshold, so it fires rarely "
-        f"({100 * finding.silent:.0f} % of its channels never); try ftbc.threshold=mse or a lower percentile",
+        f"({100 * finding.silent:.0f} % of its channels never); {lowering}",
         "steps": f"spikes are too few to tell its values apart{_falling(finding)}; try more timesteps, or calibrate "
         "with solver=balanced",
     }

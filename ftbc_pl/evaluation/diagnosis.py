@@ -17,19 +17,21 @@ from ftbc_pl.tables import text_table
 from ftbc_pl.tracing import Call
 
 _SHOWN = 3  # sites that the text advises on
-_PLAIN = ("sites", "images", "num_steps")  # what a diagnosis holds beside a row for each site
+_PLAIN = ("sites", "images", "num_steps", "learned")  # what a diagnosis holds beside a row for each site
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """Errors of every site, relative to the size of the ANN's activation a there; S sites, T steps.
 
+    Where a is 0 for all images nothing can be relative to it: all errors of such a site are 0, and `dead` is 1.
     By the schedule `accumulate` there is one step, T.
 
     Attributes:
         sites: Names of the spiking sites.
         images: Number of images.
         num_steps: T.
+        learned: Whether the threshold of each site was learned, as that of QCFS is, and not measured.
         error: Of the mean of θ·s up to t, against a: ‖mean(θ·s) − a‖ / ‖a‖, (S, T).
         own_error: What the site adds: its neurons against the ANN's activation of the mean of their real input up to t,
             (S, T).
@@ -46,6 +48,7 @@ class Diagnosis:
     sites: tuple[str, ...]
     images: int
     num_steps: int
+    learned: tuple[bool, ...]
     error: Tensor
     own_error: Tensor
     inherited_error: Tensor
@@ -63,6 +66,7 @@ class Diagnosis:
             Finding(
                 site=name,
                 num_steps=self.num_steps,
+                learned=self.learned[i],
                 own_error=tuple(self.own_error[i].tolist()),
                 clipped=self.clipped[i].item(),
                 rounded=self.rounded[i].item(),
@@ -100,7 +104,8 @@ class Diagnosis:
             i = self.sites.index(finding.site)
             shares = (self.above[i], self.saturated[i], self.dead[i], self.silent[i])
             errors = (self.error[i, -1], self.own_error[i, -1], self.inherited_error[i, -1])
-            rows.append((finding.site, *(f"{100 * value:.1f} %" for value in (*errors, *shares))))
+            shown = [f"{100 * value:.1f} %" for value in (*errors, *shares)]
+            rows.append((finding.site, *(["-"] * 3 + shown[3:] if finding.is_all_dead else shown)))
         return text_table(columns, rows, left=("site",), last="\n".join(self.advice()))
 
 
@@ -247,7 +252,7 @@ def _diagnosis(snn: SpikingNetwork, states: dict[str, _SiteSums], images: int) -
     rows: dict[str, list[Tensor]] = {name: [] for name in Diagnosis.__annotations__ if name not in _PLAIN}
     for call, site in snn.neurons():
         state, theta = states[call.name], site.threshold.double()
-        size = state.parts[2].clamp(min=torch.finfo(torch.float32).tiny)
+        size = torch.where(state.parts[2] > 0, state.parts[2], torch.inf)  # errors of 0 where the ANN has no activation
         error, own, inherited = (state.squares / size).sqrt()
         clipped, rounded = (state.parts[:2] / size).clamp(min=0).sqrt()
         never = state.peaks <= 0
@@ -266,4 +271,5 @@ def _diagnosis(snn: SpikingNetwork, states: dict[str, _SiteSums], images: int) -
         for name, value in found.items():
             rows[name].append(value.cpu())
     tensors = {name: torch.stack(values) for name, values in rows.items()}
-    return Diagnosis(sites=tuple(states), images=images, num_steps=snn.num_steps, **tensors)
+    learned = tuple(call.threshold is not None for call, _ in snn.neurons())
+    return Diagnosis(sites=tuple(states), images=images, num_steps=snn.num_steps, learned=learned, **tensors)

@@ -33,7 +33,9 @@ def export(
     if format not in get_args(Format):
         raise ValueError(f"expected the format {' or '.join(get_args(Format))}, got {format!r}")
     if Path(output).exists() and not overwrite:
-        raise FileExistsError(f"expected a new file to write, got {output}, which exists: name another or overwrite it")
+        raise FileExistsError(
+            f"expected a new file to write, got {output}, which exists: name another, or pass --overwrite true."
+        )
     snn = load_snn(snn_path)
     (export_nir if format == "nir" else export_onnx)(snn, output)
     rank_zero_info(f"Wrote {output}.")

@@ -38,7 +38,11 @@ def read_description(path: Path) -> dict[str, Any]:
         ValueError: It is truncated, foreign, changed or lacks a key: one sentence with file and key.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no saved spiking network at {path}; expected a .json beside a .safetensors.")
+        other = path.with_suffix("")
+        hint = f" {other} is another file: if it is a checkpoint, use --ckpt_path." if other.is_file() else ""
+        raise FileNotFoundError(
+            f"There is no saved spiking network at {path}; expected a .json beside a .safetensors.{hint}"
+        )
     description = _parse(path)
     version = description.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:

@@ -26,7 +26,15 @@ def images_of(network: nn.Module) -> dict[str, Any]:
 
 
 def remembered_images(network: nn.Module) -> dict[str, Any]:
-    """What the network's weights were trained with here, or came with from a file; empty where that is not known."""
+    """What the network's weights were trained with here, or came with from a file; empty where that is not known.
+
+    Args:
+        network: An ANN, such as `snn.network` of a spiking network that was loaded.
+
+    Returns:
+        Some of `input_size` (channels, height, width), `mean` and `std` (a number per channel), `interpolation` and
+        `crop_pct`: what `timm.data.create_transform` takes.
+    """
     known = getattr(network, "image_config", None)
     return dict(known) if isinstance(known, Mapping) else {}
 

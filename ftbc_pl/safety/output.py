@@ -34,7 +34,7 @@ def check_unused(folder: str | os.PathLike[str], overwrite: bool) -> None:
     if earlier and not overwrite:
         raise FileExistsError(
             f"{path} holds {earlier[0]} of another run: choose another ftbc.output_dir, leave it out to get a new one, "
-            "or pass --ftbc.overwrite true."
+            "or pass overwrite=True (--ftbc.overwrite true)."
         )
 
 

@@ -243,6 +243,7 @@ def test_an_interrupt_leaves_the_calibration_alone():
         ({"granularity": "pixel"}, "granularity must be"),
         ({"readout": "last"}, "readout must be 'least_squares' or 'mean', got 'last'"),
         ({"alpha": 0.0}, "alpha must lie in"),
+        ({"alpha": 0.4}, "alpha is an option of solver 'heuristic'; 'exact' has none"),
         ({"passes": 2}, "solver 'exact' needs one pass"),
         ({"horizon": 0, "solver": "balanced"}, "horizon must be at least 1, got 0"),
         ({"horizon": 9, "solver": "balanced"}, "horizon must be one of the 8 timesteps, got 9"),

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 from ftbc_pl import calibrate_, convert, evaluate, load_snn, prepare, save_snn
 from ftbc_pl.calibration import weights as fitting
 from ftbc_pl.calibration.plan import plan_fits
-from ftbc_pl.calibration.report import BATCH_INSIDE, NO_LAYER, OWN_OUTPUT, SEES_IMAGE
+from ftbc_pl.calibration.report import BATCH_INSIDE, NO_LAYER, OWN_OUTPUT, SEES_IMAGE, WeightChange
 from ftbc_pl.calibration.weights import WeightFit
 from ftbc_pl.evaluation import Comparison
 from ftbc_pl.functional.ridge import solve_ridge
@@ -460,3 +461,9 @@ def test_accuracy_rises(monkeypatch):
         accuracies[weights] = evaluate(snn, data.batches("val", 200))
     assert (accuracies["ridge"] > accuracies["keep"]).all()
     assert accuracies["ridge"][1] > accuracies["keep"][1] + 0.08
+
+
+def test_a_layer_of_almost_no_weights_does_not_rule_what_the_report_says():
+    report = calibrate_(convert(small_cnn(), 2, batches=[images()]), [images()], progress=False)
+    changes = tuple(WeightChange(layer=str(change), target="a", change=change) for change in (0.1, 0.2, 1e9, 0.0))
+    assert "Weights of 3 of 4 layers and shortcuts changed, by 20 % (median)" in str(replace(report, weights=changes))

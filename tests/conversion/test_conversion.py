@@ -300,3 +300,10 @@ def test_large_inputs_of_rate_exact_sites_are_taken_in_parts(steps_at_once, monk
     expected = snn(batch)
     monkeypatch.setattr(layers, "MOST_BYTES", steps_at_once * batch.new_empty(6, 4, 8, 8).nbytes)
     assert torch.equal(snn(batch), expected)
+
+
+def test_what_is_missing_or_misspelt_is_said_at_once():
+    with pytest.raises(ValueError, match="pass `batches=` with images of the training set, which measure"):
+        convert(small_cnn(), 8)
+    with pytest.raises(TypeError, match="Did you mean num_steps"):
+        convert(small_cnn(), num_step=8)

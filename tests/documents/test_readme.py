@@ -22,8 +22,8 @@ from tests.pipeline import QUIET, results, run_folder
 
 README = ROOT / "README.md"
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
-# docs/models.md has a test of its own.
-RUNNABLE = [page for page in PAGES if examples(page) and page.name != "models.md"]
+# docs/models.md and docs/own-images.md have tests of their own.
+RUNNABLE = [page for page in PAGES if examples(page) and page.name not in ("models.md", "own-images.md")]
 # What takes long or needs a network connection, and what stands for it.
 INSTEAD = {
     'timm.create_model("resnet18", pretrained=True).eval()': "ann",
@@ -155,7 +155,12 @@ def test_own_images_need_one_command(tmp_path, monkeypatch):
         "snn.safetensors", "snn.json", "results.json", "report.html", "config.yaml"
     }  # fmt: skip
     main([*test, *QUIET, *smaller])
-    assert len(results(run_folder())["accuracy"]["calibrated"]) == 2
+    tested = results(run_folder())["accuracy"]["calibrated"]
+    assert len(tested) == 2
+    scope = {}
+    for code in examples(page):
+        exec(compile(code, page.name, "exec"), scope)
+    assert scope["accuracy"].tolist() == tested
     main([*predict, *QUIET, *smaller])
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 2 * 2
 

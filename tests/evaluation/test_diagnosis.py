@@ -100,6 +100,18 @@ def test_a_threshold_that_is_too_large():
     assert "try ftbc.threshold=mse" in str(sick)
 
 
+@pytest.mark.parametrize(("factor", "advice"), [(0.2, "its learned threshold rises"), (20, "from a smaller one")])
+def test_a_learned_threshold_is_not_to_be_measured_otherwise(factor, advice):
+    snn = convert(prepare(small_cnn(), "qcfs", levels=4, threshold=1.0), 8, batches=[images()])
+    for site in snn.sites:
+        site.threshold.mul_(factor)
+    sick = diagnose(snn, [images()], progress=False)
+    assert sick.learned == (True,) * len(sick.sites)
+    assert advice in str(sick)
+    assert "ftbc.threshold" not in str(sick)
+    assert diagnose(healthy(2), unseen(), progress=False).learned == (False, False)
+
+
 def test_a_dead_layer():
     snn = healthy()
     snn.network[3].bias.fill_(-1000.0)
@@ -108,8 +120,10 @@ def test_a_dead_layer():
     assert sick.dead[0] < 0.5
     assert sick.findings()[0].site == SECOND
     assert sick.findings()[0].cause == "dead"
-    assert "100 % of its channels are 0 in the ANN" in str(sick)
-    assert bool(sick.error.isfinite().all())
+    assert f"{SECOND}: 100 % of its channels are 0 in the ANN" in str(sick)
+    assert sick.error[1].tolist() == sick.own_error[1].tolist() == sick.inherited_error[1].tolist() == [0.0] * 32
+    assert str(sick).splitlines()[2].split()[:4] == [SECOND, "-", "-", "-"]
+    assert 0 < sick.error[0, -1] < 1
 
 
 def test_too_few_levels():

@@ -28,7 +28,7 @@ def test_it_writes_the_file(saved):
         (
             ["--snn_path=run", "--format=nir", "--output=run/snn.json"],
             1,
-            "expected a new file to write, got run/snn.json",
+            "expected a new file to write, got run/snn.json, which exists: name another, or pass --overwrite true.",
         ),
         (["--snn_path=nowhere", "--format=nir", "--output=a.nir"], 1, "There is no saved spiking network at nowhere"),
         (["--snn_path=run", "--format=onx", "--output=a.nir"], 2, "onx"),

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from ftbc_pl import FTBC, FTBCTrainer
+from ftbc_pl import FTBC, FTBCTrainer, load_snn
 from ftbc_pl.cli import main
-from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, how_it_was_made
+from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, check_path, how_it_was_made
 from ftbc_pl.data import DigitsData
 from ftbc_pl.task import ImageClassifier
 from tests.pipeline import QUICK, checkpoint, results
@@ -172,6 +172,16 @@ def test_so_are_weights_where_a_training_should_go_on(capsys):
 
 def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(capsys):
     assert "There is no checkpoint gone.ckpt: correct ckpt_path." in refused(capsys, "fit", "--ckpt_path=gone.ckpt")
+
+
+def test_checkpoint_and_saved_network_are_not_taken_for_each_other(tmp_path):
+    (tmp_path / "snn.json").touch()
+    for path in (tmp_path, tmp_path / "snn.json"):
+        with pytest.raises(ValueError, match="is a saved spiking network, no checkpoint: use --snn_path"):
+            check_path(str(path))
+    (tmp_path / "best.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"best\.ckpt is another file: if it is a checkpoint, use --ckpt_path"):
+        load_snn(tmp_path / "best.ckpt")
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

@@ -49,7 +49,9 @@ def test_another_runs_results_are_left_alone(fitted, capsys):
     before = (fitted / "out" / "results.json").read_bytes()
     with pytest.raises(SystemExit):
         main(["fit", *QUICK, f"--ftbc.output_dir={fitted / 'out'}"])
-    assert "holds results.json of another run" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "holds results.json of another run" in told
+    assert "or pass overwrite=True (--ftbc.overwrite true)" in told
     assert (fitted / "out" / "results.json").read_bytes() == before
 
 

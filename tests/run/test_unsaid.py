@@ -60,7 +60,7 @@ def test_grey_images_make_a_network_for_one_channel(caplog):
 def test_trained_weights_lower_the_learning_rate(start, caplog):
     caplog.set_level("INFO")
     assert with_found(["fit", start]) == ["fit", start, RATE]
-    assert "learning rate is 0.01 instead of 0.1 (--optimizer.init_args.lr gives another)" in caplog.text
+    assert "learning rate is 0.01 instead of 0.1 (--optimizer.lr gives another)" in caplog.text
     decay = "--optimizer.init_args.weight_decay=0"
     assert with_found(["fit", start, decay]) == ["fit", start, decay, RATE]
 
