@@ -164,7 +164,8 @@ class Run:
         self.place(trainer, snn)
         calibration = options.part(CalibrationOptions).to_dict()
         self.report = calibrate_(snn, loader, **calibration, progress=_shows_progress(trainer))
-        snn.uncalibrated_readout = uncalibrated_readout(snn, loader, options.num_batches)
+        if options.readout != "mean":  # else no readout by least squares is this network's
+            snn.uncalibrated_readout = uncalibrated_readout(snn, loader, options.num_batches)
         rank_zero_info(str(self.report))
         if options.exit_loss is not None:
             self.report = replace(self.report, early_exit=self._set_exit(trainer, snn, options.exit_loss))

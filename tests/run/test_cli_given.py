@@ -211,6 +211,7 @@ def test_a_network_that_was_calibrated_for_the_mean_has_no_other_readout(fitted,
     assert "ftbc.readout is least_squares, but the network in mean was made with readout mean" in refused(
         capsys, "test", "--snn_path=mean", "--ftbc.readout=least_squares", "--ftbc.output_dir=again"
     )
+    assert results("mean")["accuracy"]["readout_only"] is None
     Path("mean/config.yaml").unlink()
     assert how_it_was_made("mean")["ftbc"]["readout"] == "mean"
     main(["test", "--data=DigitsData", "--data.eval_batch_size=72", "--trainer.accelerator=cpu", "--snn_path=mean",
