@@ -252,8 +252,11 @@ class Run:
         self._output = None
         return names
 
-    def _set_exit(self, trainer: Trainer, snn: SpikingNetwork, loss: float) -> dict[str, Any]:
-        """Choose the thresholds of early exit on validation images, or where there are none on training images."""
+    def _set_exit(self, trainer: Trainer, snn: SpikingNetwork, loss: float) -> dict[str, Any] | None:
+        """Choose the thresholds of early exit on validation images, or where there are none on training images.
+
+        None where they can't be chosen: the network is saved all the same.
+        """
         count = math.ceil(EXIT_IMAGES / loss)
         loader = held_out_loader(trainer, count)
         which = "validation"
@@ -263,7 +266,11 @@ class Run:
                 "surer than of others: more decisions may change than exit_loss allows."
             )
             loader, which = self._further_images(trainer, count), "training"
-        choice = choose_exit_(snn, loader, loss, progress=_shows_progress(trainer))
+        try:
+            choice = choose_exit_(snn, loader, loss, progress=_shows_progress(trainer))
+        except ValueError as error:
+            rank_zero_warn(f"The network is saved without early exit: {error}")
+            return None
         rank_zero_info(str(choice))
         return choice.to_dict() | {"split": which}
 
