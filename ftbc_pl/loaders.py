@@ -124,6 +124,26 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, give
     return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
 
 
+def size_that_fits(trainer: Trainer, size: int, num_batches: int) -> int:
+    """A batch size for which there are images enough: `size`, or less where a data module of the package has fewer.
+
+    Args:
+        trainer: The trainer, with its data.
+        size: Images in a batch, counted over all processes, if there are enough.
+        num_batches: Number of batches.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    count = len(data.images("calibration")) if isinstance(data, ClassificationData) else size * num_batches
+    fitting = min(size, count // num_batches) or size
+    if fitting < size:
+        _say_once(
+            trainer,
+            f"FTBC calibrates with {fitting * num_batches} of the {count} training images that are not held out: "
+            f"there are fewer than {num_batches} × {size}.",
+        )
+    return fitting
+
+
 def _say_once(trainer: Trainer, text: str) -> None:
     """Print a line in the trial before a training, and not again after it."""
     if trainer not in _HAVE_SAID:

@@ -26,7 +26,7 @@ from ftbc_pl.evaluation import Comparison, Measured, Measurement, choose_exit_
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
-from ftbc_pl.loaders import calibration_loader, held_out_loader, offers_calibration_images
+from ftbc_pl.loaders import calibration_loader, held_out_loader, offers_calibration_images, size_that_fits
 from ftbc_pl.models.images import remember_images, remembered_images
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, site_table, write_report_html, write_results_json
@@ -283,7 +283,10 @@ class Run:
             return self._calibration_loader(trainer)
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
-        return calibration_loader(trainer, self.options.batch_size, self.options.num_batches, self.calibration)
+        size, number = self.options.batch_size, self.options.num_batches
+        if self.calibration is None and size == RunOptions.batch_size:  # the default
+            size = size_that_fits(trainer, size, number)
+        return calibration_loader(trainer, size, number, self.calibration)
 
 
 def run_device(trainer: Trainer) -> torch.device:
