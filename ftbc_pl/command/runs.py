@@ -120,7 +120,7 @@ class FTBCCLI(LightningCLI):
         """Look at what the configuration names before anything of it is made."""
         config = self.config[self.subcommand]
         check_classes(config)
-        check_weights(self.subcommand, config)
+        check_weights(str(self.subcommand), config)
         if config.verbose:
             say_all()
         choose_offline(config.trainer.logger)
