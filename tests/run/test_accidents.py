@@ -131,7 +131,12 @@ def test_a_signal_after_the_training_leaves_whole_files(stage, number, fitted):
     code, said = ended(start("fit", *QUICK, "--ftbc.output_dir=out", at=STAGES[stage], then=then))
     assert code == 128 + number
     assert "go on with: python -m ftbc_pl fit" in said
-    assert set(os.listdir("out")) <= {"snn.json", "snn.safetensors", "config.yaml", "results.json"}
+    assert {path.name for path in Path("out").glob("*")} <= {
+        "snn.json",
+        "snn.safetensors",
+        "config.yaml",
+        "results.json",
+    }
     assert "Saved to" not in said
     command = shlex.split(re.search(r"go on with: (.*)", said)[1])
     code, said = ended(start(*command[3:], "--ftbc.overwrite=true"))
