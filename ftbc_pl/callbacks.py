@@ -14,7 +14,7 @@ from ftbc_pl.calibration import CalibrationReport
 from ftbc_pl.conversion.copies import copied
 from ftbc_pl.distributed import in_any_process
 from ftbc_pl.finding import network_name, network_of, place_in_state
-from ftbc_pl.loaders import check_batches
+from ftbc_pl.loaders import check_batches, check_exit_images
 from ftbc_pl.options import RunOptions
 from ftbc_pl.predictions import PredictionWriter
 from ftbc_pl.run import Run
@@ -113,6 +113,7 @@ class FTBC(Callback):
             network = network_of(pl_module, self.options.network)
             self.run.check_training_images(trainer, network)
             warn_without_validation(trainer)
+            check_exit_images(trainer, self.options.exit_loss)
             self._measures = not has_validation(trainer) or self._can_measure(trainer, network)
 
     def _can_measure(self, trainer: Trainer, network: nn.Module) -> bool:

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ftbc_pl.conversion.batch import to_images
+from ftbc_pl.data import ClassificationData
 from ftbc_pl.distributed import process_place
+from ftbc_pl.evaluation.exit import fewest_images
 
 _HOW = "FTBC(calibration=loader), or add calibration_dataloader(batch_size, num_batches) to the datamodule"
 _HAVE_SAID: WeakSet[Trainer] = WeakSet()
@@ -33,15 +35,47 @@ def held_out_loader(trainer: Trainer, count: int) -> Any:
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "held_out_dataloader"):
         return data.held_out_dataloader(count) if data.has_validation else None
-    loaders: Any = trainer.val_dataloaders
-    loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
-    images: Any = getattr(loader, "dataset", None)
-    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")) or loader.batch_size is None:
+    loader = _validation_loader(trainer)
+    if loader is None:
         return None
+    images = loader.dataset
     rank, processes = process_place()
     own = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count][rank::processes]
     batches = [batch.tolist() for batch in own.split(loader.batch_size)]
     return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
+
+
+def _validation_loader(trainer: Trainer) -> Any:
+    """The first validation loader, None where single images can't be taken from it."""
+    loaders: Any = trainer.val_dataloaders
+    loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+    images: Any = getattr(loader, "dataset", None)
+    known = hasattr(images, "__getitem__") and hasattr(images, "__len__") and loader.batch_size is not None
+    return loader if known else None
+
+
+def check_exit_images(trainer: Trainer, loss: float | None) -> None:
+    """Find out before the work whether there are validation images enough to set early exit on.
+
+    Args:
+        trainer: The trainer, with its data; their number is not known of every data module.
+        loss: The option `exit_loss`.
+
+    Raises:
+        ValueError: There are too few.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    if isinstance(data, ClassificationData):
+        count = len(data.images("val")) if data.has_validation else 0
+    else:
+        loader = None if hasattr(data, "held_out_dataloader") else _validation_loader(trainer)
+        count = 0 if loader is None else len(loader.dataset)
+    # Without any, training images serve.
+    if loss is not None and 0 < count < fewest_images(loss):
+        raise ValueError(
+            f"expected at least {fewest_images(loss)} validation images to keep to an exit_loss of {loss:g}, got "
+            f"{count}: take more (data.val_split), raise exit_loss, or leave it out"
+        )
 
 
 def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, given: Any = None) -> Any:
@@ -88,6 +122,26 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, give
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: size * num_batches]
     batches = [batch[rank::processes].tolist() for batch in order.split(size)]
     return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
+
+
+def size_that_fits(trainer: Trainer, size: int, num_batches: int) -> int:
+    """A batch size for which there are images enough: `size`, or less where a data module of the package has fewer.
+
+    Args:
+        trainer: The trainer, with its data.
+        size: Images in a batch, counted over all processes, if there are enough.
+        num_batches: Number of batches.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    count = len(data.images("calibration")) if isinstance(data, ClassificationData) else size * num_batches
+    fitting = min(size, count // num_batches) or size
+    if fitting < size:
+        _say_once(
+            trainer,
+            f"FTBC calibrates with {fitting * num_batches} of the {count} training images that are not held out: "
+            f"there are fewer than {num_batches} × {size}.",
+        )
+    return fitting
 
 
 def _say_once(trainer: Trainer, text: str) -> None:

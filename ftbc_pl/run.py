@@ -26,7 +26,7 @@ from ftbc_pl.evaluation import Comparison, Measured, Measurement, choose_exit_
 from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
-from ftbc_pl.loaders import calibration_loader, held_out_loader, offers_calibration_images
+from ftbc_pl.loaders import calibration_loader, held_out_loader, offers_calibration_images, size_that_fits
 from ftbc_pl.models.images import remember_images, remembered_images
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, site_table, write_report_html, write_results_json
@@ -164,7 +164,8 @@ class Run:
         self.place(trainer, snn)
         calibration = options.part(CalibrationOptions).to_dict()
         self.report = calibrate_(snn, loader, **calibration, progress=_shows_progress(trainer))
-        snn.uncalibrated_readout = uncalibrated_readout(snn, loader, options.num_batches)
+        if options.readout != "mean":  # else no readout by least squares is this network's
+            snn.uncalibrated_readout = uncalibrated_readout(snn, loader, options.num_batches)
         rank_zero_info(str(self.report))
         if options.exit_loss is not None:
             self.report = replace(self.report, early_exit=self._set_exit(trainer, snn, options.exit_loss))
@@ -251,8 +252,11 @@ class Run:
         self._output = None
         return names
 
-    def _set_exit(self, trainer: Trainer, snn: SpikingNetwork, loss: float) -> dict[str, Any]:
-        """Choose the thresholds of early exit on validation images, or where there are none on training images."""
+    def _set_exit(self, trainer: Trainer, snn: SpikingNetwork, loss: float) -> dict[str, Any] | None:
+        """Choose the thresholds of early exit on validation images, or where there are none on training images.
+
+        None where they can't be chosen: the network is saved all the same.
+        """
         count = math.ceil(EXIT_IMAGES / loss)
         loader = held_out_loader(trainer, count)
         which = "validation"
@@ -262,7 +266,11 @@ class Run:
                 "surer than of others: more decisions may change than exit_loss allows."
             )
             loader, which = self._further_images(trainer, count), "training"
-        choice = choose_exit_(snn, loader, loss, progress=_shows_progress(trainer))
+        try:
+            choice = choose_exit_(snn, loader, loss, progress=_shows_progress(trainer))
+        except ValueError as error:
+            rank_zero_warn(f"The network is saved without early exit: {error}")
+            return None
         rank_zero_info(str(choice))
         return choice.to_dict() | {"split": which}
 
@@ -275,7 +283,10 @@ class Run:
             return self._calibration_loader(trainer)
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
-        return calibration_loader(trainer, self.options.batch_size, self.options.num_batches, self.calibration)
+        size, number = self.options.batch_size, self.options.num_batches
+        if self.calibration is None and size == RunOptions.batch_size:  # the default
+            size = size_that_fits(trainer, size, number)
+        return calibration_loader(trainer, size, number, self.calibration)
 
 
 def run_device(trainer: Trainer) -> torch.device:

@@ -16,6 +16,7 @@ from ftbc_pl.comparisons.run import ComparisonRun, Split
 from ftbc_pl.evaluation.module import SpikingClassifier
 from ftbc_pl.finding import network_of
 from ftbc_pl.io import load_calibration, load_snn
+from ftbc_pl.loaders import check_exit_images
 from ftbc_pl.models import load_weights
 from ftbc_pl.run import Run
 from ftbc_pl.simulation import SpikingNetwork
@@ -74,6 +75,7 @@ class FTBCTrainer(Trainer):
         def make(trainer: Trainer, ann: nn.Module) -> SpikingNetwork:
             if isinstance(model, ImageClassifier):
                 model.check_classes(trainer)
+            check_exit_images(trainer, run.options.exit_loss)
             return run.make(trainer, ann)
 
         options = run.options

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_warn
 
 from ftbc_pl.command.allowed import check_size
 from ftbc_pl.models.contents import read_contents
@@ -24,6 +25,26 @@ FREE = ("label_smoothing", "channels_last", "compile")
 HISTORY = ("weights", "pretrained")
 # Options of the section ftbc that say how a saved network is run, not how it was made.
 _HERE = ("output_dir", "overwrite", "analysis", "time_chunk", "memory_limit", "compile", "precision")
+
+
+def check_weights(command: str, config: Namespace) -> None:
+    """Check that a network that is not trained comes with weights: an error where results would be made of it.
+
+    Args:
+        command: The subcommand.
+        config: Its whole configuration.
+
+    Raises:
+        ValueError: `calibrate` or `compare` have random weights.
+    """
+    model = config.model
+    sources = (model.weights, model.pretrained, config.get("ckpt_path"), config.get("snn_path"))
+    if command == "fit" or any(sources) or "checkpoint_path" in (model.network_args or {}):
+        return
+    said = "No weights were given, so the network has random ones: name --ckpt_path, --model.weights or"
+    if command in ("calibrate", "compare"):
+        raise ValueError(f"{said} --model.pretrained true.")
+    rank_zero_warn(f"{said} --model.pretrained true, or --snn_path.")
 
 
 def check_beside_checkpoint(given: Mapping[str, Any], recorded: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -13,7 +13,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSched
 from lightning.pytorch.loggers import WandbLogger
 
 from ftbc_pl.command.allowed import check_classes
-from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, check_path, hyper_parameters
+from ftbc_pl.command.given import (
+    check_beside_checkpoint,
+    check_beside_saved,
+    check_path,
+    check_weights,
+    hyper_parameters,
+)
 from ftbc_pl.command.offline import choose_offline
 from ftbc_pl.command.parser import Parser
 from ftbc_pl.command.quiet import EndBar, Epochs, Size, has_bar, say_all, shows_bars
@@ -114,6 +120,7 @@ class FTBCCLI(LightningCLI):
         """Look at what the configuration names before anything of it is made."""
         config = self.config[self.subcommand]
         check_classes(config)
+        check_weights(str(self.subcommand), config)
         if config.verbose:
             say_all()
         choose_offline(config.trainer.logger)

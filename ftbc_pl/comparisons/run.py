@@ -14,7 +14,7 @@ from ftbc_pl.comparisons.plan import BUILT_IN, Plan
 from ftbc_pl.comparisons.store import Store, comparison_key
 from ftbc_pl.comparisons.table import ComparisonTable
 from ftbc_pl.comparisons.tracking import log_comparison
-from ftbc_pl.loaders import calibration_loader
+from ftbc_pl.loaders import calibration_loader, size_that_fits
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions, SimulationOptions
 from ftbc_pl.reports import RunResults
 from ftbc_pl.reports.wording import facts, table_steps
@@ -94,9 +94,11 @@ class ComparisonRun:
         self._store.close()
 
     def _calibration(self, trainer: Trainer) -> Any:
-        plan = self.table.plan
+        plan, size = self.table.plan, self._options.batch_size
+        if size == RunOptions.batch_size:  # the default
+            size = size_that_fits(trainer, size, plan.num_batches * plan.draws)
         try:
-            return calibration_loader(trainer, self._options.batch_size, plan.num_batches * plan.draws)
+            return calibration_loader(trainer, size, plan.num_batches * plan.draws)
         except ValueError as error:
             raise ValueError(f"{plan.draws} draws of calibration images: {error}, or draws") from error
 

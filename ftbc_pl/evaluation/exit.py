@@ -91,6 +91,11 @@ class ExitResult:
         )
 
 
+def fewest_images(loss: float) -> int:
+    """Number of images that early exit needs to keep to a loss."""
+    return math.ceil(2 / loss)
+
+
 @torch.no_grad()
 def choose_exit_(
     snn: SpikingNetwork, loader: Iterable[Any], loss: float = 0.005, *, progress: bool = True
@@ -118,9 +123,9 @@ def choose_exit_(
     confidences, chosen = (gather_over_processes(torch.cat(parts, 1), 1) for parts in zip(*found, strict=True))
     agrees = chosen == chosen[-1]
     count = agrees.shape[1]
-    if count < math.ceil(2 / loss):
+    if count < fewest_images(loss):
         raise ValueError(
-            f"Expected at least {math.ceil(2 / loss)} images to keep to a loss of {loss:g}, got {count}: take more, or "
+            f"Expected at least {fewest_images(loss)} images to keep to a loss of {loss:g}, got {count}: take more, or "
             "a larger loss."
         )
     thresholds = choose_thresholds(confidences, agrees, loss)

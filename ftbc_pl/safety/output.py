@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from ftbc_pl.files import remove_leftovers
@@ -56,6 +57,7 @@ class OutputFolder:
         """
         self.path = Path(folder)
         check_unused(self.path, overwrite)
+        self._made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         lock(self.path)
         try:
@@ -79,11 +81,17 @@ class OutputFolder:
         return [name for name in FILES if (self.path / name).exists()]
 
     def abandon(self) -> None:
-        """Drop new files that were to take the places of earlier ones; do nothing after `commit`."""
+        """Drop new files that were to take the places of earlier ones, and a folder that was made for nothing.
+
+        Does nothing after `commit`.
+        """
         if self._update is not None:
             self._update.abandon()
             self._update = None
         unlock(self.path)
+        if self._made:
+            with suppress(OSError):  # it holds something, such as checkpoints
+                self.path.rmdir()
 
 
 def lock(folder: Path) -> None:

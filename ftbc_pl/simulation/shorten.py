@@ -49,6 +49,7 @@ def shorten_(snn: SpikingNetwork, num_steps: int) -> None:
 @torch.no_grad()
 def use_mean_readout_(snn: SpikingNetwork) -> None:
     """Predict by the plain mean of the outputs, in place; thresholds of early exit are taken back if this is new."""
+    snn.uncalibrated_readout = None
     if not reads_mean(snn.readout_weights):
         snn.readout_weights.copy_(mean_readout(len(snn.readout_weights)))
         snn.exit_thresholds.fill_(NEVER)

@@ -70,6 +70,17 @@ def wait_for(pattern, process, seconds=600):
         time.sleep(0.05)
 
 
+def test_a_folder_that_was_made_for_nothing_is_taken_away():
+    Path("there").mkdir()
+    for name in ("there", "new", "used"):
+        output = OutputFolder(name, overwrite=False)
+        if name == "used":
+            Path("used", "last.ckpt").touch()
+        output.abandon()
+    assert sorted(os.listdir()) == ["there", "used"]
+    assert os.listdir("used") == ["last.ckpt"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["batch", "validation"])
 def test_a_training_that_is_terminated_goes_on_as_if_unbroken(place):
@@ -82,7 +93,7 @@ def test_a_training_that_is_terminated_goes_on_as_if_unbroken(place):
     then = f"before.n = getattr(before, 'n', 0) + 1; before.n == {number} and os.kill(os.getpid(), signal.SIGTERM)"
     code, said = ended(start("fit", *LONGER, "--data.eval_batch_size=40", "--ftbc.output_dir=part", at=at, then=then))
     assert code == 143
-    assert os.listdir("part") == []
+    assert not Path("part").exists()
     command = shlex.split(re.search(r"stopped by SIGTERM; go on with: (.*)", said)[1])
     step = torch.load(command[-1].partition("=")[2], weights_only=True)["global_step"]
     assert step == {"batch": 27, "validation": 16}[place]
@@ -120,7 +131,12 @@ def test_a_signal_after_the_training_leaves_whole_files(stage, number, fitted):
     code, said = ended(start("fit", *QUICK, "--ftbc.output_dir=out", at=STAGES[stage], then=then))
     assert code == 128 + number
     assert "go on with: python -m ftbc_pl fit" in said
-    assert set(os.listdir("out")) <= {"snn.json", "snn.safetensors", "config.yaml", "results.json"}
+    assert {path.name for path in Path("out").glob("*")} <= {
+        "snn.json",
+        "snn.safetensors",
+        "config.yaml",
+        "results.json",
+    }
     assert "Saved to" not in said
     command = shlex.split(re.search(r"go on with: (.*)", said)[1])
     code, said = ended(start(*command[3:], "--ftbc.overwrite=true"))

@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 
 from ftbc_pl import FTBC, FTBCTrainer, load_snn
 from ftbc_pl.cli import main
-from ftbc_pl.command.given import check_beside_checkpoint, check_beside_saved, check_path, how_it_was_made
+from ftbc_pl.command.given import (
+    check_beside_checkpoint,
+    check_beside_saved,
+    check_path,
+    check_weights,
+    how_it_was_made,
+)
 from ftbc_pl.data import DigitsData
 from ftbc_pl.task import ImageClassifier
 from tests.pipeline import QUICK, checkpoint, results
@@ -32,6 +39,29 @@ def test_another_network_than_that_of_the_checkpoint_is_refused(command, fitted,
     said = refused(capsys, command, f"--ckpt_path={checkpoint(fitted)}", "--model.network=cifar_vgg16")
     assert "model.network is cifar_vgg16, but the network of" in said
     assert "has network cifar_resnet20" in said
+
+
+@pytest.mark.parametrize("command", ["calibrate", "compare"])
+def test_random_weights_are_refused(command, capsys):
+    said = refused(capsys, command)
+    assert "No weights were given, so the network has random ones: name --ckpt_path, --model.weights or" in said
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_random_weights_are_said(command):
+    model = Namespace(weights=None, pretrained=False, network_args=None)
+    with pytest.warns(UserWarning, match="No weights were given"):
+        check_weights(command, Namespace(model=model, ckpt_path=None, snn_path=None))
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_of_any_source_serve():
+    none = {"weights": None, "pretrained": False, "network_args": None}
+    for given in ({"weights": "w.pt"}, {"pretrained": True}, {"network_args": {"checkpoint_path": "w.pt"}}):
+        check_weights("calibrate", Namespace(model=Namespace(**none | given), ckpt_path=None))
+    check_weights("calibrate", Namespace(model=Namespace(**none), ckpt_path="best.ckpt"))
+    check_weights("test", Namespace(model=Namespace(**none), ckpt_path=None, snn_path="out"))
+    check_weights("fit", Namespace(model=Namespace(**none), ckpt_path=None))
 
 
 @pytest.mark.parametrize("option", ["levels=8", "activation=relu", "pooling=avg", "in_chans=3", "threshold=2.0"])
@@ -221,6 +251,7 @@ def test_a_network_that_was_calibrated_for_the_mean_has_no_other_readout(fitted,
     assert "ftbc.readout is least_squares, but the network in mean was made with readout mean" in refused(
         capsys, "test", "--snn_path=mean", "--ftbc.readout=least_squares", "--ftbc.output_dir=again"
     )
+    assert results("mean")["accuracy"]["readout_only"] is None
     Path("mean/config.yaml").unlink()
     assert how_it_was_made("mean")["ftbc"]["readout"] == "mean"
     main(["test", "--data=DigitsData", "--data.eval_batch_size=72", "--trainer.accelerator=cpu", "--snn_path=mean",

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
 
-from ftbc_pl import FTBC, calibrate_, choose_exit_, convert, evaluate_exit, load_snn, measure_energy
+from ftbc_pl import FTBC, FTBCTrainer, calibrate_, choose_exit_, convert, evaluate_exit, load_snn, measure_energy
 from ftbc_pl.cli import main
 from ftbc_pl.data import DigitsData
 from ftbc_pl.evaluation import Comparison, Measurement, measurement
@@ -171,9 +172,6 @@ def test_early_exit_needs_a_share():
 @pytest.mark.parametrize("val_split", [0.1, 0])
 def test_own_data_without_images_to_hold_out(val_split):
     """A data module that knows nothing of this package, with and without validation images."""
-    from lightning.pytorch import LightningDataModule, LightningModule
-    from torch.utils.data import DataLoader, TensorDataset
-
     batch, labels = digits()
 
     class Plain(LightningDataModule):
@@ -215,6 +213,55 @@ def test_own_data_without_images_to_hold_out(val_split):
     found = callback.report.early_exit
     assert found["split"] == ("validation" if val_split else "training")
     assert found["images"] == 80
+
+
+class Small(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.network = create_network("cifar_resnet20", num_classes=10, in_chans=1)
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
+def quiet_trainer(*callbacks):
+    return FTBCTrainer(
+        max_epochs=1, limit_train_batches=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, callbacks=[*callbacks],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["fit", "fit with loaders", "calibrate"])
+def test_too_few_images_for_early_exit_are_said_before_the_work(command, monkeypatch):
+    monkeypatch.setattr("ftbc_pl.run.convert", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr(Small, "training_step", lambda *_: pytest.fail("the training has begun"))
+    loaders = [DataLoader(TensorDataset(*part), batch_size=40) for part in (*parts(0, 80, 80), *parts(80, 116, 36))]
+    trainer = quiet_trainer(FTBC(num_steps=2, batch_size=40, exit_loss=0.005, output_dir="out"))
+    data = DigitsData(val_split=36)
+    work = {
+        "fit": lambda: trainer.fit(Small(), datamodule=data),
+        "fit with loaders": lambda: trainer.fit(Small(), *loaders),
+        "calibrate": lambda: trainer.calibrate(Small(), data),
+    }[command]
+    with pytest.raises(ValueError, match=r"at least 400 validation images to keep to an exit_loss of 0\.005, got 36"):
+        work()
+
+
+@pytest.mark.filterwarnings("ignore:Total length of")
+def test_a_network_is_saved_without_early_exit_where_it_cant_be_set():
+    batch, _ = digits()
+    callback = FTBC([batch[:40]], num_steps=2, exit_loss=0.005, output_dir="out")
+    with pytest.warns(UserWarning, match="images") as warned:
+        quiet_trainer(callback).fit(Small(), datamodule=DigitsData(val_split=0))
+    assert any("saved without early exit: Expected at least 400" in str(warning.message) for warning in warned)
+    assert callback.report.early_exit is None
+    assert not load_snn("out").exit_thresholds.isfinite().any()
 
 
 def test_held_out_images_are_shared_out_once(monkeypatch):
