@@ -103,7 +103,7 @@ class KnownImages:
         """Ask the datamodule, which need not be one of this package."""
         images = data.images_to_predict() if hasattr(data, "images_to_predict") else None
         self._files = getattr(images, "names", None)
-        self._classes = getattr(data, "class_names", None)
+        self._classes = getattr(data, "trained_classes", None) or getattr(data, "class_names", None)
         labels = getattr(images, "labels", None)
         known = isinstance(labels, Tensor) and labels.ndim == 1 and bool((labels >= 0).any())
         self._labels: list[int] = labels.tolist() if known and labels is not None else []

@@ -27,7 +27,7 @@ from ftbc_pl.files import write_text_atomic
 from ftbc_pl.functional.fused import check_compiler
 from ftbc_pl.io import save_snn
 from ftbc_pl.loaders import calibration_loader, held_out_loader, offers_calibration_images, size_that_fits
-from ftbc_pl.models.images import remember_images, remembered_images
+from ftbc_pl.models.images import data_config, remember_images, remembered
 from ftbc_pl.options import CalibrationOptions, ConversionOptions, RunOptions
 from ftbc_pl.reports import accuracy_table, log_results, site_table, write_report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
@@ -155,8 +155,8 @@ class Run:
         self.claim(trainer)
         options = self.options
         loader = self._calibration_loader(trainer)
-        if not remembered_images(ann):
-            remember_images(ann, getattr(getattr(trainer, "datamodule", None), "image_config", None) or {})
+        if not remembered(ann):
+            remember_images(ann, data_config(getattr(trainer, "datamodule", None)))
         conversion = options.part(ConversionOptions).to_dict()
         ann = ann.float().to(run_device(trainer))
         snn = convert(ann, batches=loader, num_batches=options.num_batches, **conversion)

@@ -19,7 +19,7 @@ from ftbc_pl.conversion.batch import images_and_labels, to_images
 from ftbc_pl.conversion.prepare import measure_start_thresholds_
 from ftbc_pl.layers import Activation
 from ftbc_pl.models import assign_weights, create_network
-from ftbc_pl.models.images import IMAGES, checked, remember_images, remembered_images
+from ftbc_pl.models.images import CLASSES, IMAGES, checked, remember_images, remembered
 from ftbc_pl.models.weights import read_trained
 from ftbc_pl.schedules import Cosine, OneCycle, announce_length
 
@@ -116,6 +116,8 @@ class ImageClassifier(LightningModule):
         self.network = prepare(created, activation, levels=levels, threshold=start)
         if trained is not None and has_thresholds:
             assign_weights(self.network, trained, str(weights), reset_head=reset_head)
+        if len(trained_images.get(CLASSES, ())) != num_classes:  # those of the head that is not taken
+            trained_images.pop(CLASSES, None)
         remember_images(self.network, trained_images)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -150,7 +152,7 @@ class ImageClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the training started from, and how the images looked."""
         checkpoint[STARTED_FROM] = self.started_from
-        checkpoint[IMAGES] = remembered_images(self.network)
+        checkpoint[IMAGES] = remembered(self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on saying what the training started from."""

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from ftbc_pl.command.allowed import check_size
 from ftbc_pl.models.contents import read_contents
+from ftbc_pl.models.images import CLASSES, IMAGES, checked
 from ftbc_pl.options import CalibrationOptions, ConversionOptions
 from ftbc_pl.task import STARTED_FROM
 
@@ -125,6 +126,20 @@ def check_beside_saved(given: Mapping[str, Any], path: str) -> dict[str, dict[st
     return made | {"model": made["model"] | {"weights": None}} if made else made
 
 
+def count_classes(path: str) -> int | None:
+    """The number of classes whose names a checkpoint or a saved network holds; None where it holds none.
+
+    Args:
+        path: The checkpoint, or where the network was saved.
+    """
+    file = _description(path)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else read_contents(Path(path))
+    except (OSError, ValueError):  # loading it will say why
+        return None
+    return len(checked(content.get(IMAGES)).get(CLASSES, ())) or None if isinstance(content, dict) else None
+
+
 def _can_change(key: str, value: Any, made: Mapping[str, Any]) -> bool:
     """Whether a saved network serves for an option that says otherwise than how it was made."""
     if key == "num_steps":
@@ -138,9 +153,7 @@ def how_it_was_made(path: str) -> dict[str, dict[str, Any]]:
     Those of its run's configuration, where that lies beside it, and those that the network's own file states. Nothing
     where that can't be read: loading the network will say why.
     """
-    place = Path(path)
-    file = place / "snn.json" if place.is_dir() else place.with_name(f"{place.name.removesuffix(place.suffix)}.json")
-    file = file if place.is_dir() or place.suffix in (".json", ".safetensors") else Path(f"{path}.json")
+    file = _description(path)
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
         config = _read_config(file.with_name("config.yaml"))
@@ -152,6 +165,13 @@ def how_it_was_made(path: str) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return {}
     return sections
+
+
+def _description(path: str) -> Path:
+    place = Path(path)
+    if place.is_dir():
+        return place / "snn.json"
+    return place.with_suffix(".json") if place.suffix in (".json", ".safetensors") else Path(f"{path}.json")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ from ftbc_pl.command.given import (
     check_beside_saved,
     check_path,
     check_weights,
+    count_classes,
     hyper_parameters,
 )
 from ftbc_pl.command.offline import choose_offline
@@ -27,7 +29,9 @@ from ftbc_pl.command.section import ftbc_section
 from ftbc_pl.command.table import COMMANDS
 from ftbc_pl.command.unsaid import with_found
 from ftbc_pl.data import ClassificationData
+from ftbc_pl.data.found import has_training
 from ftbc_pl.data.rate import DataRate
+from ftbc_pl.data.timm_sources import FOLDER_NAMES
 from ftbc_pl.run import Settings
 from ftbc_pl.safety.checkpoints import use_atomic_checkpoints
 from ftbc_pl.safety.launching import check_launcher
@@ -103,6 +107,8 @@ class FTBCCLI(LightningCLI):
             taken = {"model": check_beside_checkpoint(self._given().get("model") or {}, recorded, ckpt_path)}
         else:
             return
+        if self.config.subcommand == "predict":
+            _count_classes_of(config.get("data"), snn_path or ckpt_path)
         known = {name: {key: v for key, v in part.items() if key in config[name]} for name, part in taken.items()}
         self.config = self.parser.parse_object({self.config.subcommand: known}, self.config)
 
@@ -177,6 +183,17 @@ def run(arguments: list[str], stopping: Stopping) -> None:
             parser_kwargs={"prog": "ftbc-pl", "allow_abbrev": False}
             | {name: {"description": COMMANDS[name].summary} for name in FTBCCLI.subcommands()},
         )
+
+
+def _count_classes_of(data: Any, path: str) -> None:
+    """Let images to predict without a split for training, where classes would be counted, have those of a network."""
+    options = data.get("init_args") if isinstance(data, Namespace) else None
+    if options is None or str(data.get("class_path")).rpartition(".")[2] != "ImageData":
+        return
+    root, train, test = Path(str(options.get("root"))), options.get("train_split"), options.get("test_split")
+    in_files = options.get("name") in FOLDER_NAMES and root.is_dir()
+    if options.get("num_classes") is None and in_files and not has_training(root, train, test):
+        options["num_classes"] = count_classes(path)
 
 
 def _last_checkpoint(folder: str | None) -> ModelCheckpoint:

@@ -13,10 +13,11 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ftbc_pl.data.batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
+from ftbc_pl.data.names import check_class_names
 from ftbc_pl.data.on_device import DeviceImages
 from ftbc_pl.data.parts import spread_over_classes, takes_part
 from ftbc_pl.distributed import process_place
-from ftbc_pl.models.images import remember_images, remembered_images
+from ftbc_pl.models.images import CLASSES, data_config, remember_images, remembered
 
 Role = Literal["train", "calibration", "val", "test"]
 
@@ -46,6 +47,8 @@ class ClassificationData(LightningDataModule, ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_size: tuple[int, int, int]
+    trained_classes: list[str] | None = None
+    """Names of the classes that the trainer's network was trained with; None where it doesn't know."""
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class ClassificationData(LightningDataModule, ABC):
 
     def warn_of_other_images(self, network: nn.Module, given: Mapping[str, Any]) -> None:
         """Warn once of what is given otherwise than the network's weights were trained with."""
-        known = remembered_images(network)
+        known = remembered(network)
         differing = [
             f"data.{key} is {_listed(given[key])}, the weights were trained with {_listed(known[key])}"
             for key in known
@@ -146,14 +149,20 @@ class ClassificationData(LightningDataModule, ABC):
         return self.images("test")
 
     def setup(self, stage: str | None = None) -> None:
-        """Resolve the settings from the trainer's network and open the images that the stage needs."""
+        """Resolve the settings from the trainer's network and open the images that the stage needs.
+
+        Raises:
+            ValueError: The classes have other names, or another order, than those that the network was trained with.
+        """
         module = getattr(self.trainer, "lightning_module", None)
         networks = (getattr(module, name, None) for name in _NETWORKS)
         network = next((network for network in networks if isinstance(network, nn.Module)), None)
         if network is not None:
             self.resolve_from(network)
             if stage == "fit":
-                remember_images(network, self.image_config)
+                remember_images(network, data_config(self))
+            self.trained_classes = remembered(network).get(CLASSES)
+            check_class_names(self.trained_classes, self.class_names, only_warn=stage == "predict")
         if stage == "predict":
             self.images_to_predict()
             return

@@ -18,7 +18,7 @@ LOOKED_AT = 8
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 """Pillow's modes of images without colours."""
 
-__all__ = ["HELD_OUT", "ROOT", "SplitNames", "are_grey", "find_splits"]
+__all__ = ["HELD_OUT", "ROOT", "SplitNames", "are_grey", "find_splits", "has_training"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,18 @@ def find_splits(
         found_train = ROOT if root is not None and none_is_split and _holds_classes(root) else TRAIN[0]
     has_test = found_test is not None and found_test.removesuffix(".tar") in there.values()
     return SplitNames(found_train, found_test or TEST[0], found_val, has_test)
+
+
+def has_training(root: Path, train: str | None = None, test: str | None = None) -> bool:
+    """Whether a data set in folders has its split for training, which images that are only predicted need not have.
+
+    Args:
+        root: Folder of the data set.
+        train: Name of the split with the training images, if it is known.
+        test: Name of the split with the test images, if it is known.
+    """
+    found = find_splits(root, train, test).train
+    return any((root / name).exists() for name in (found, f"{found}.tar"))
 
 
 def are_grey(root: Path, train: str | None = None) -> bool:

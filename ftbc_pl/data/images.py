@@ -252,7 +252,7 @@ class ImageData(ClassificationData):
         if not self._splits.in_files:
             return self.images("test")
         if self._predicted is None:
-            source = self._splits.unlabelled(self.test_split)
+            source = self._splits.unlabelled(self.test_split, self.trained_classes)
             indices = torch.arange(len(source))
             self._predicted = SourceImages(source.labels, source.image, self.geometry.evaluation(), indices)
             self._predicted.names = source.names

@@ -1,5 +1,6 @@
 """The splits of an image data set, opened on first use and checked against each other."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -103,13 +104,17 @@ class Splits:
             return None
         return sorted(numbers, key=numbers.__getitem__) if numbers else None
 
-    def unlabelled(self, split: str) -> FileSource:
+    def unlabelled(self, split: str, names: Sequence[str] | None = None) -> FileSource:
         """Return the images in the files of a split, whether or not they have a class; labels are −1 where not.
+
+        Args:
+            split: Name of the split.
+            names: Names of the classes by their numbers; left out: those of the training images.
 
         Raises:
             FileNotFoundError: There are none.
         """
-        known = {name: index for index, name in enumerate(self.class_names() or [])}
+        known = {name: index for index, name in enumerate(names or self.class_names() or [])}
         files = open_files(split_path(Path(self.root), split))
         source = FileSource(files, self.mode, list(known), unlabelled=True)
         source.labels = source.numbered(known)

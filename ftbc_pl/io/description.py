@@ -175,7 +175,7 @@ _KEYS_OF_3: _Checks = {
 # Only in the files of networks that have such, or know it.
 _KEYS_IF_ANY: _Checks = {
     "images": (
-        "size, mean and standard deviation of the images",
+        "size, mean and standard deviation of the images, and the names of their classes",
         lambda value: bool(value) and checked(value) == value,
     ),
     "corrections": ("the calls whose weights were fitted, four values each", _is_corrections),

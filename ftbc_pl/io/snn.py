@@ -20,7 +20,7 @@ from ftbc_pl.functional.readout import mean_readout
 from ftbc_pl.io.description import FORMAT, VERSION, checksums, read_description
 from ftbc_pl.io.recipe import rebuild, recipe
 from ftbc_pl.io.tensors import check_fingerprints, check_values, fingerprint
-from ftbc_pl.models.images import IMAGES, checked, remember_images, remembered_images
+from ftbc_pl.models.images import IMAGES, checked, remember_images, remembered
 from ftbc_pl.simulation.corrections import Changed
 
 
@@ -56,7 +56,7 @@ def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: Calib
         "report": None if report is None else report.to_dict(),
         "tensors": {name: fingerprint(value) for name, value in tensors.items()},
     }
-    images = checked(remembered_images(snn.network))
+    images = checked(remembered(snn.network))
     if images:
         description[IMAGES] = images
     if snn.corrections.changed:

@@ -1,4 +1,4 @@
-"""How the images of a network look: size, mean and standard deviation, which its weights were trained with.
+"""How the images of a network look, which its weights were trained with: size, mean, deviation, names of classes.
 
 timm keeps this of its pretrained weights as `pretrained_cfg`. A network that was trained here has it as `image_config`,
 which goes beside saved weights and is in force when they are loaded.
@@ -11,9 +11,19 @@ from typing import Any
 from torch import nn
 
 IMAGES = "images"  # where a checkpoint and a saved network say this
+CLASSES = "classes"  # names of the classes by their numbers, where they are known
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", "random")
 
-__all__ = ["IMAGES", "checked", "images_of", "remember_images", "remembered_images"]
+__all__ = [
+    "CLASSES",
+    "IMAGES",
+    "checked",
+    "data_config",
+    "images_of",
+    "remember_images",
+    "remembered",
+    "remembered_images",
+]
 
 
 def images_of(network: nn.Module) -> dict[str, Any]:
@@ -35,6 +45,11 @@ def remembered_images(network: nn.Module) -> dict[str, Any]:
         Some of `input_size` (channels, height, width), `mean` and `std` (a number per channel), `interpolation` and
         `crop_pct`: what `timm.data.create_transform` takes.
     """
+    return {key: value for key, value in remembered(network).items() if key != CLASSES}
+
+
+def remembered(network: nn.Module) -> dict[str, Any]:
+    """The same with the names of the `classes`, where they are known."""
     known = getattr(network, "image_config", None)
     return dict(known) if isinstance(known, Mapping) else {}
 
@@ -45,10 +60,17 @@ def remember_images(network: nn.Module, config: Mapping[str, Any]) -> None:
     Args:
         network: The network.
         config: Some of `input_size` (channels, height, width), `mean` and `std` (a number per channel),
-            `interpolation`, `crop_pct`, in what JSON can hold.
+            `interpolation`, `crop_pct`, `classes`, in what JSON can hold.
     """
     if config:
         network.image_config = dict(config)  # type: ignore[assignment]  # modules hold what they are given
+
+
+def data_config(data: Any) -> dict[str, Any]:
+    """What a data module says of its images, with the names of their classes; empty for other data."""
+    config = dict(getattr(data, "image_config", None) or {})
+    names = getattr(data, "class_names", None) if config else None
+    return config | ({CLASSES: list(names)} if names else {})
 
 
 def checked(config: Any) -> dict[str, Any]:
@@ -68,6 +90,9 @@ def checked(config: Any) -> dict[str, Any]:
     crop = config.get("crop_pct")
     if isinstance(crop, int | float) and 0 < crop <= 1:
         found["crop_pct"] = crop
+    names: Any = config.get(CLASSES)
+    if isinstance(names, list) and names and all(isinstance(name, str) and name.isprintable() for name in names):
+        found[CLASSES] = list(names)  # names that are no text are none that a file can hold
     return found
 
 

@@ -17,7 +17,7 @@ from tests.imagefolders import write_splits
 from tests.pipeline import QUICK, QUIET, checkpoint
 
 pytestmark = pytest.mark.usefixtures("own_folder")
-DIGITS = {"input_size": [1, 8, 8], "mean": [0.305], "std": [0.376]}
+DIGITS = {"input_size": [1, 8, 8], "mean": [0.305], "std": [0.376], "classes": [*"0123456789"]}
 
 
 def test_a_fit_writes_them_beside_network_and_checkpoint(fitted):
