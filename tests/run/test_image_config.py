@@ -11,7 +11,7 @@ from ftbc_pl import load_snn
 from ftbc_pl.cli import main
 from ftbc_pl.data import DigitsData, ImageData
 from ftbc_pl.models import create_network, load_weights
-from ftbc_pl.models.images import checked, remembered_images
+from ftbc_pl.models.images import checked, remembered
 from ftbc_pl.task import ImageClassifier
 from tests.imagefolders import write_splits
 from tests.pipeline import QUICK, QUIET, checkpoint
@@ -23,7 +23,7 @@ DIGITS = {"input_size": [1, 8, 8], "mean": [0.305], "std": [0.376], "classes": [
 def test_a_fit_writes_them_beside_network_and_checkpoint(fitted):
     assert torch.load(checkpoint(fitted), weights_only=True)["images"] == DIGITS
     assert json.loads((fitted / "out/snn.json").read_text())["images"] == DIGITS
-    assert remembered_images(load_snn(fitted / "out").network) == DIGITS
+    assert remembered(load_snn(fitted / "out").network) == DIGITS
 
 
 def test_they_come_with_the_weights(fitted):
