@@ -34,7 +34,7 @@ from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.tracking import logger_links
 from ftbc_pl.safety.output import OutputFolder, check_unused
 from ftbc_pl.safety.trial import check_convertible
-from ftbc_pl.simulation.shorten import reads_mean, shorten_, use_mean_readout_
+from ftbc_pl.simulation.shorten import knows_mean_alone, shorten_, use_mean_readout_
 from ftbc_pl.validation import validation_loaders
 
 EXIT_IMAGES = 20  # times 1 / exit_loss: among so many images 20 decisions may differ
@@ -182,7 +182,7 @@ class Run:
         """
         if "readout" in self.given and self.options.readout == "mean":
             use_mean_readout_(snn)
-        elif "readout" in self.given and report is not None and snn.num_steps > 1 and reads_mean(snn.readout_weights):
+        elif "readout" in self.given and report is not None and knows_mean_alone(snn):
             raise ValueError(
                 "expected readout mean, with which the saved network was calibrated, got least_squares: calibrate it "
                 "again for another readout"

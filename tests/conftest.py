@@ -22,6 +22,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_service_of_wandb():
+    """A run of W&B in this process leaves a service behind, which processes of later tests would write through."""
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory):
     """A folder with a short fit: its results in `out`, its checkpoint beside."""

@@ -9,7 +9,7 @@ from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.readout import mean_readout
 from ftbc_pl.simulation.network import SpikingNetwork
 
-__all__ = ["reads_mean", "shorten_", "use_mean_readout_"]
+__all__ = ["knows_mean_alone", "reads_mean", "shorten_", "use_mean_readout_"]
 
 
 @torch.no_grad()
@@ -58,3 +58,8 @@ def use_mean_readout_(snn: SpikingNetwork) -> None:
 def reads_mean(weights: Tensor) -> bool:
     """Whether weights (T, T) of a readout are those of the plain mean."""
     return bool(torch.equal(weights.cpu(), mean_readout(len(weights)).to(weights.dtype)))
+
+
+def knows_mean_alone(snn: SpikingNetwork) -> bool:
+    """Whether a network has no other readout than the plain mean; with one prediction all readouts are the same."""
+    return len(snn.readout_weights) > 1 and reads_mean(snn.readout_weights)
