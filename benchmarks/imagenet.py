@@ -15,31 +15,22 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from bench import READOUTS
 from imagenet_data import NETWORKS, ImageNet
 from results import Measurement, Results
-from rules import Rule, accumulated, no_bias, solver
+from rules import Rule, accumulated, no_bias, ridge, solver
 from tables import at, head, row
 from torch import Tensor
 from tqdm import tqdm
 
-from ftbc_pl import SpikingNetwork, calibrate_, convert, diagnose
+from ftbc_pl import SpikingNetwork, convert, diagnose
 from ftbc_pl.functional.readout import mean_readout, weigh
-
-
-def _at_the_end(snn: SpikingNetwork, batches: list[Tensor]) -> int:
-    options: dict[str, Any] = {"solver": "balanced", "weights": "ridge", "horizon": snn.num_steps}
-    return calibrate_(snn, batches, progress=False, **options).forward_passes
-
-
-def _ridge(title: str, images: int, mean_weight: float) -> Rule:
-    return solver(f"{title}, {images} images", images, 1, solver="balanced", weights="ridge", mean_weight=mean_weight)
 
 
 def rules(images: int, largest: int) -> dict[str, Rule]:
@@ -53,9 +44,13 @@ def rules(images: int, largest: int) -> dict[str, Rule]:
         "balanced": solver(f"balanced, {images} images", images, 1, solver="balanced"),
         "ridge": solver(f"ridge and exact, {fit} images", fit, 1, solver="exact", weights="ridge"),
         "ridge_balanced": solver(f"ridge and balanced, {fit} images", fit, 1, solver="balanced", weights="ridge"),
-        "ridge_balanced_0.3": _ridge("ridge and balanced, λ = 0.3", fit, 0.3),
-        "ridge_balanced_3": _ridge("ridge and balanced, λ = 3", fit, 3.0),
-        "ridge_last": Rule(f"ridge at T alone and balanced, {fit} images", fit, 1, _at_the_end),
+        "ridge_balanced_0.3": solver(
+            f"ridge and balanced, λ = 0.3, {fit} images", fit, 1, solver="balanced", weights="ridge", mean_weight=0.3
+        ),
+        "ridge_balanced_3": solver(
+            f"ridge and balanced, λ = 3, {fit} images", fit, 1, solver="balanced", weights="ridge", mean_weight=3.0
+        ),
+        "ridge_last": replace(ridge(fit, "balanced", last=True), title=f"ridge at T alone and balanced, {fit} images"),
     }
     return streaming | {f"{key}_accumulate": accumulated(streaming[key]) for key in ("none", "exact", "balanced")}
 

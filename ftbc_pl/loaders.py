@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from ftbc_pl.conversion.batch import to_images
+from ftbc_pl.conversion.batch import number_of_batches, to_images
 from ftbc_pl.data import ClassificationData
 from ftbc_pl.distributed import process_place
 from ftbc_pl.evaluation.exit import fewest_images
@@ -172,10 +172,7 @@ def _given_batches(given: Any, num_batches: int) -> Any:
 
 
 def _check_count(batches: Any, num_batches: int, source: str) -> None:
-    try:
-        count = len(batches)
-    except (TypeError, NotImplementedError):  # a stream
-        return
+    count = number_of_batches(batches)
     if count < num_batches:
         raise ValueError(
             f"expected at least {num_batches} batches (num_batches) of {source}, got {count}: lower num_batches, or "

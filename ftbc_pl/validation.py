@@ -9,6 +9,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
+from ftbc_pl.conversion.batch import number_of_batches
+
 
 def validation_batches(trainer: Trainer) -> Iterator[Any]:
     """The batches of a fit's validation loaders, each as far as the trainer's limits go."""
@@ -31,20 +33,12 @@ def validation_loaders(trainer: Trainer) -> list[tuple[Any, float]]:
         loaders = source.dataloader()  # the task has no validation of its own, so Lightning leaves them aside
         limits = []
     given = [] if loaders is None else tree_leaves(loaders)  # one loader, or lists and dicts of them
-    limits = limits or [_limit(trainer.limit_val_batches, _length(loader)) for loader in given]
-    return [(loader, min(limit, _length(loader))) for loader, limit in zip(given, limits, strict=False)]
+    limits = limits or [_limit(trainer.limit_val_batches, number_of_batches(loader)) for loader in given]
+    return [(loader, min(limit, number_of_batches(loader))) for loader, limit in zip(given, limits, strict=False)]
 
 
 def _limit(limit: int | float, batches: float) -> float:
     return limit if isinstance(limit, int) or math.isinf(batches) else int(limit * batches)
-
-
-def _length(loader: Any) -> float:
-    """Number of batches; infinite where the loader does not know, as for a data set that is a stream."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return math.inf
 
 
 def warn_without_validation(trainer: Trainer) -> None:

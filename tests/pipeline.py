@@ -45,3 +45,19 @@ def python(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "ftbc_pl", *arguments], env=env, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def quiet_trainer(folder, **settings):
+    """A trainer on the CPU that says and keeps nothing."""
+    from lightning.pytorch import Trainer  # here: most tests need no trainer, whose import takes seconds
+
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        log_every_n_steps=1,
+        **settings,
+    )

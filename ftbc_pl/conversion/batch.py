@@ -1,5 +1,6 @@
 """Images and labels of a batch, in whatever form a loader hands it out; the one place that knows these forms."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -51,6 +52,14 @@ def first_batches(batches: Iterable[Any], count: int) -> list[Tensor]:
     if not all(images.ndim and len(images) for images in found):
         raise ValueError("Expected images in every batch, got a batch without any: check the loader.")
     return found
+
+
+def number_of_batches(loader: Any) -> float:
+    """Number of batches; infinite where the loader does not know, as for a data set that is a stream."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return math.inf
 
 
 def images_and_targets(batch: Any) -> tuple[Tensor, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from PIL import Image
 from torch.utils.data import default_collate
 
@@ -15,6 +15,7 @@ from ftbc_pl.data.batches import evaluation_batches, random_shift
 from ftbc_pl.data.parts import hold_out
 from ftbc_pl.models import create_network
 from tests.imagefolders import CLASSES, pack, write_digit_folder, write_folder, write_splits
+from tests.pipeline import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",  # a few dozen images need none
@@ -244,16 +245,7 @@ class Probe(LightningModule):
 
 @pytest.fixture
 def trainer(tmp_path):
-    return Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        log_every_n_steps=1,
-    )
+    return quiet_trainer(tmp_path, max_epochs=1)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
@@ -13,19 +12,7 @@ from ftbc_pl.finding import network_of
 from ftbc_pl.layers import QCFS, ClippedReLU
 from ftbc_pl.schedules import Cosine, OneCycle
 from ftbc_pl.task import ImageClassifier
-
-
-def quiet_trainer(tmp_path, **settings):
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        log_every_n_steps=1,
-        **settings,
-    )
+from tests.pipeline import quiet_trainer
 
 
 def fit(task, tmp_path, **settings):
