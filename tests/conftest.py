@@ -1,5 +1,6 @@
 import contextlib
 import os
+from unittest.mock import patch
 
 # What the user's shell says of W&B, Hugging Face and this package is not what the tests are about.
 for name in [name for name in os.environ if name.startswith(("WANDB_", "HF_")) or name == "FTBC_DEBUG"]:
@@ -23,10 +24,10 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def no_service_of_wandb():
-    """A run of W&B in this process leaves a service behind, which processes of later tests would write through."""
-    yield
-    os.environ.pop("WANDB_SERVICE", None)
+def own_environment():
+    """What a test leaves in the environment (W&B its mode and its service, Lightning its seed) is not for the next."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
