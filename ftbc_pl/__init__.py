@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ftbc_pl.models.images import remembered_images as remembered_images
     from ftbc_pl.options import PAPER as PAPER
     from ftbc_pl.reports import write_report as write_report
+    from ftbc_pl.simulation.shorten import shorten_ as shorten_
     from ftbc_pl.trainer import FTBCTrainer as FTBCTrainer
 
 __version__ = "0.1.0"
@@ -73,6 +74,7 @@ _HOMES = {
     "register_solver": "ftbc_pl.calibration",
     "remembered_images": "ftbc_pl.models.images",
     "save_snn": "ftbc_pl.io",
+    "shorten_": "ftbc_pl.simulation.shorten",
     "write_report": "ftbc_pl.reports",
 }
 

@@ -14,7 +14,7 @@ from ftbc_pl.comparisons.plan import Plan, Rule
 from ftbc_pl.comparisons.store import Store
 from ftbc_pl.comparisons.table import ComparisonTable, Record
 from ftbc_pl.conversion import convert
-from ftbc_pl.conversion.batch import check_images, images_and_labels
+from ftbc_pl.conversion.batch import check_images, images_and_labels, number_of_batches
 from ftbc_pl.distributed import progress_bar, sum_over_processes
 from ftbc_pl.evaluation import TimestepAccuracy
 from ftbc_pl.evaluation.metric import per_step
@@ -57,24 +57,41 @@ def fill(
         ValueError: There are fewer calibration batches than the draws need, or nothing to evaluate on.
     """
     plan, device = table.plan, _device(ann)
+    loader = calibration() if is_missing(table) else None
+    if loader is not None:
+        check_number(plan, number_of_batches(loader))
     if table.ann is None:
         table.ann, table.images = measure_ann(ann, batches, device, progress)
         store.add(table)
-    if not any(_missing(table, draw) for draw in range(plan.draws)):
+    if loader is None:
         return
-    source = iter(calibration())
+    source = iter(loader)
     for draw in range(plan.draws):
         own = list(islice(source, plan.num_batches))
-        if len(own) < plan.num_batches:
-            raise ValueError(
-                f"{plan.draws} draws need {plan.draws * plan.num_batches} calibration batches, the loader holds "
-                f"{draw * plan.num_batches + len(own)}: lower draws, num_batches or the size of the batches."
-            )
+        check_number(plan, draw * plan.num_batches + len(own), draw + 1)
         for rule, snn in _to_do(table, ann, own, draw):
             record = _measured(table, rule, snn, own, draw, batches, progress)
             table.records.append(record)
             store.add(table)
             rank_zero_info(f"Measured {rule.name}, T = {snn.num_steps}, draw {draw + 1} of {plan.draws}.")
+
+
+def is_missing(table: ComparisonTable) -> bool:
+    """Whether a comparison lacks anything that takes a calibration."""
+    return any(_missing(table, draw) for draw in range(table.plan.draws))
+
+
+def check_number(plan: Plan, batches: float, draws: int | None = None) -> None:
+    """Check that there are calibration batches enough for some draws, left out: for all of them.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    if batches < (plan.draws if draws is None else draws) * plan.num_batches:
+        raise ValueError(
+            f"{plan.draws} draws need {plan.draws * plan.num_batches} calibration batches, the loader holds "
+            f"{batches:.0f}: lower draws, num_batches or the size of the batches."
+        )
 
 
 def _missing(table: ComparisonTable, draw: int) -> list[tuple[Rule, int]]:

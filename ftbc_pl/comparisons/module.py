@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from ftbc_pl.comparisons.measure import computed, fill
+from ftbc_pl.comparisons.measure import computed, fill, is_missing
 from ftbc_pl.comparisons.store import Store
 from ftbc_pl.comparisons.table import ComparisonTable
 from ftbc_pl.conversion.batch import images_and_labels
@@ -48,11 +48,16 @@ class ComparingClassifier(LightningModule):
         self.network, self.table = network.float().eval(), table
         self._store, self._batches, self._calibration, self._check = store, batches, calibration, check
         self._accuracy = TimestepAccuracy(1)
+        self._images: Any = None  # to calibrate with
 
     def setup(self, stage: str) -> None:
         """Claim the folder once all processes are there."""
         self._check(self.trainer)
         self._store.open(self.table)
+
+    def on_validation_start(self) -> None:
+        """See before anything is measured that there are calibration images for all draws."""
+        self._images = self._calibration(self.trainer) if is_missing(self.table) else None
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Count the correct predictions of the ANN."""
@@ -70,8 +75,8 @@ class ComparingClassifier(LightningModule):
             self._store.add(table)
         shows = trainer.progress_bar_callback is not None
         ann = self.network.to(run_device(trainer))
-        batches, calibration = partial(self._batches, trainer), partial(self._calibration, trainer)
-        fill(table, ann, batches, calibration, self._store, shows)
+        fill(table, ann, partial(self._batches, trainer), lambda: self._images, self._store, shows)
 
+    on_test_start = on_validation_start
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Store:
         """
         self.folder = None if folder is None else Path(folder)
         self.key = key
-        self._begin_anew = False
+        self._begin_anew = self._made = False
         if self.folder is None or not (self.folder / STATE_FILE).exists():
             return
         if self._read().get("key") == key:
@@ -74,6 +75,7 @@ class Store:
         content: Any = {}
         if self.folder is not None and is_main_process():
             try:
+                self._made = not self.folder.exists()
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock(self.folder)
                 remove_leftovers(self.folder)
@@ -104,9 +106,12 @@ class Store:
         return list(FILES)
 
     def close(self) -> None:
-        """Let others write to the folder."""
+        """Let others write to the folder, and drop one that was made for nothing."""
         if self.folder is not None and is_main_process():
             unlock(self.folder)
+            if self._made:
+                with suppress(OSError):  # it holds measurements
+                    self.folder.rmdir()
 
     def _read(self) -> Mapping[str, Any]:
         assert self.folder is not None

@@ -20,7 +20,7 @@ def to_images(batch: Any) -> Tensor:
         batch: Images (B, ...); a sequence that begins with them; or a dict that names them.
 
     Raises:
-        TypeError: There are no images in it, or they are not of a floating-point type.
+        TypeError: There are no images in it, they are not of a floating-point type, or this is one item of a data set.
     """
     batch = _named(batch)
     if isinstance(batch, Mapping):
@@ -29,6 +29,11 @@ def to_images(batch: Any) -> Tensor:
         images = batch[0] if isinstance(batch, Sequence) and len(batch) and not isinstance(batch, str) else batch
     if not isinstance(images, Tensor):
         raise TypeError(f"Expected batches of {_FORMS}, got {_described(batch)}.")
+    if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[1], int) and images.ndim == 3:
+        raise TypeError(
+            "Expected batches, got one image with its label: this is a data set; hand in a loader of it, "
+            "torch.utils.data.DataLoader(dataset, batch_size=128)."
+        )
     if not images.is_floating_point():
         advice = (
             "use real numbers"

@@ -3,7 +3,7 @@
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ftbc_pl.data.batches import Batch, Batches, Images, TensorImages, evaluation_batches, keep, process_share
-from ftbc_pl.data.names import check_class_names
+from ftbc_pl.data.names import check_class_names, warn_of_seen_images
 from ftbc_pl.data.on_device import DeviceImages
 from ftbc_pl.data.parts import spread_over_classes, takes_part
 from ftbc_pl.distributed import process_place
-from ftbc_pl.models.images import CLASSES, data_config, remember_images, remembered
+from ftbc_pl.models.images import CLASSES, SEEN, data_config, remember_images, remembered
 
 Role = Literal["train", "calibration", "val", "test"]
 
@@ -49,6 +49,8 @@ class ClassificationData(LightningDataModule, ABC):
     input_size: tuple[int, int, int]
     trained_classes: list[str] | None = None
     """Names of the classes that the trainer's network was trained with; None where it doesn't know."""
+    seen: Sequence[str] = ()
+    """Names of the splits to train on and to choose the best epoch by, where they have names."""
 
     def __init__(
         self,
@@ -160,9 +162,11 @@ class ClassificationData(LightningDataModule, ABC):
         if network is not None:
             self.resolve_from(network)
             if stage == "fit":
-                remember_images(network, data_config(self))
+                remember_images(network, data_config(self) | ({SEEN: list(self.seen)} if self.seen else {}))
             self.trained_classes = remembered(network).get(CLASSES)
             check_class_names(self.trained_classes, self.class_names, only_warn=stage == "predict")
+            if stage == "test":
+                warn_of_seen_images(remembered(network).get(SEEN), getattr(self, "test_split", None))
         if stage == "predict":
             self.images_to_predict()
             return

@@ -135,6 +135,7 @@ class ImageData(ClassificationData):
         folder = Path(root) if name in FOLDER_NAMES else None
         self.found = find_splits(folder, train_split, test_split, val_split_name, holds_out=val_split is not None)
         self.train_split, self.test_split, self.val_split_name = names = self.found.names
+        self.seen = [split for split in (self.train_split, self.val_split_name) if split is not None]
         if self.train_split in names[1:]:
             raise ValueError(f"expected different splits for training and evaluation, got {self.train_split} for both")
         size = height_and_width(input_size)
@@ -207,12 +208,10 @@ class ImageData(ClassificationData):
             ValueError: Training would select by the test images.
         """
         if stage == "fit" and self.val_split_name == self.test_split:
-            raise ValueError(
-                f"expected different splits for validation and test when training, got {self.test_split} for both; "
-                f"leave out data.val_split_name to hold out training images"
-            )
+            why = f"expected different splits for validation and test when training, got {self.test_split} for both"
+            raise ValueError(f"{why}; leave out data.val_split_name to hold out training images")
         super().setup(stage)
-        if self._splits.in_files and stage != "predict" and not self._said:
+        if self._splits.in_files and stage not in ("test", "predict") and not self._said:
             self._said = True
             images, kept = len(self._source(self.train_split)), len(self.images("calibration"))
             rank_zero_info(self.found.in_words(self.root, self.class_names or [], self.in_chans, images, images - kept))

@@ -1,10 +1,26 @@
-"""Whether the classes of the data are those that a network was trained with: a number means a class by its name."""
+"""What the names of classes and splits say: whether a number means the same class, whether images are new."""
 
 from collections.abc import Sequence
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-__all__ = ["check_class_names"]
+__all__ = ["check_class_names", "warn_of_seen_images"]
+
+
+def warn_of_seen_images(seen: Sequence[str] | None, split: str | None) -> None:
+    """Warn where the split to test on is one that the network was trained on, or whose images chose its best epoch.
+
+    Args:
+        seen: Names of such splits, the one with the training images first.
+        split: Name of the split to test on.
+    """
+    if split is None or not seen or split not in seen:
+        return
+    use = "trained" if split == seen[0] else "chose the best epoch of"
+    rank_zero_warn(
+        f"The images of {split} {use} this network: its accuracy on them is no test accuracy, but better than on new "
+        "images. Test on others (data.test_split), or train with these left out."
+    )
 
 
 def check_class_names(trained: Sequence[str] | None, found: Sequence[str] | None, only_warn: bool) -> None:

@@ -12,11 +12,13 @@ from torch import nn
 
 IMAGES = "images"  # where a checkpoint and a saved network say this
 CLASSES = "classes"  # names of the classes by their numbers, where they are known
+SEEN = "seen"  # names of the splits that the network was trained on, and whose images chose the best epoch
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", "random")
 
 __all__ = [
     "CLASSES",
     "IMAGES",
+    "SEEN",
     "checked",
     "data_config",
     "images_of",
@@ -45,11 +47,11 @@ def remembered_images(network: nn.Module) -> dict[str, Any]:
         Some of `input_size` (channels, height, width), `mean` and `std` (a number per channel), `interpolation` and
         `crop_pct`: what `timm.data.create_transform` takes.
     """
-    return {key: value for key, value in remembered(network).items() if key != CLASSES}
+    return {key: value for key, value in remembered(network).items() if key not in (CLASSES, SEEN)}
 
 
 def remembered(network: nn.Module) -> dict[str, Any]:
-    """The same with the names of the `classes`, where they are known."""
+    """The same with the names of the `classes` and of the splits `seen`, where they are known."""
     known = getattr(network, "image_config", None)
     return dict(known) if isinstance(known, Mapping) else {}
 
@@ -60,7 +62,7 @@ def remember_images(network: nn.Module, config: Mapping[str, Any]) -> None:
     Args:
         network: The network.
         config: Some of `input_size` (channels, height, width), `mean` and `std` (a number per channel),
-            `interpolation`, `crop_pct`, `classes`, in what JSON can hold.
+            `interpolation`, `crop_pct`, `classes`, `seen`, in what JSON can hold.
     """
     if config:
         network.image_config = dict(config)  # type: ignore[assignment]  # modules hold what they are given
@@ -90,15 +92,16 @@ def checked(config: Any) -> dict[str, Any]:
     crop = config.get("crop_pct")
     if isinstance(crop, int | float) and 0 < crop <= 1:
         found["crop_pct"] = crop
-    names: Any = config.get(CLASSES)
-    if isinstance(names, list) and names and all(isinstance(name, str) and name.isprintable() for name in names):
-        found[CLASSES] = list(names)  # names that are no text are none that a file can hold
-    return found
+    return found | {key: list(config[key]) for key in (CLASSES, SEEN) if _texts(config.get(key))}
 
 
 def _timm(network: nn.Module) -> dict[str, Any]:
     config = getattr(network, "pretrained_cfg", None)
     return dict(config) if config else {}
+
+
+def _texts(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(v, str) and v.isprintable() for v in values)
 
 
 def _numbers(values: Any, count: int) -> bool:

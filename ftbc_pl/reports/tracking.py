@@ -1,6 +1,7 @@
 """What a run hands to its loggers: the accuracy curve, flat summary keys, the network as an artifact."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,12 @@ FOLDER_KEY = "output_dir"
 ARTIFACT_NAME = "snn"
 NETWORK_FILE = "snn.safetensors"
 ARTIFACT_FILES = (NETWORK_FILE, "snn.json", RESULTS_FILE, REPORT_FILE)
+SUMMARY_KEYS = re.compile(
+    r"ann/accuracy|calibration/\w+"
+    r"|snn/(latency|(accuracy(_[a-z]\w*)?|sops|energy_ratio)_T[1-9]\d*|(accuracy|sops|energy_ratio)_final"
+    r"|exit_(accuracy|mean_steps|percentile_90|energy_ratio))"
+)
+"""What `summary_metrics` may name: a sweep can be judged by these."""
 
 
 def curve_rows(results: RunResults) -> list[dict[str, float]]:

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from ftbc_pl.reports.tracking import SUMMARY_KEYS
+
 Method = Literal["grid", "random", "bayes"]
 GOALS = ("minimize", "maximize")
 # W&B's own command for a file that gives none.
@@ -112,6 +114,11 @@ def _checked(path: Path, content: Mapping[str, Any]) -> SweepFile:
         raise ValueError(f"expected metric.goal to be minimize or maximize, got {goal!r}")
     if method == "bayes" and not metric.get("name"):
         raise ValueError("method bayes needs metric.name, which it improves")
+    if metric.get("name") and not SUMMARY_KEYS.fullmatch(str(metric["name"])):
+        raise ValueError(
+            "expected metric.name to be a figure of a run's results, such as snn/accuracy_final, snn/accuracy_T4, "
+            f"snn/energy_ratio_T4 or calibration/seconds, got {metric['name']!r}"
+        )
     parts = {str(name): _parameter(str(name), part) for name, part in content["parameters"].items()}
     command = tuple(str(part) for part in content.get("command") or DEFAULT_COMMAND)
     if not any(part.startswith("${args") for part in command):

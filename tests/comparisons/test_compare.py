@@ -177,6 +177,24 @@ def test_what_is_wrong_is_said(training, held_out, options, error, message):
         compare(classifier(4), held_out, training, **{"num_steps": [1], "progress": False, **options})
 
 
+def test_a_folder_made_for_nothing_is_not_left_and_nothing_is_measured_first(training, tmp_path):
+    def never():
+        raise AssertionError("the images were looked at before the number of calibration batches")
+        yield
+
+    with pytest.raises(ValueError, match="7 draws need 7"):
+        compare(classifier(4), _Loader(never), training, draws=7, output_dir=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+class _Loader:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return self.batches()
+
+
 def test_what_one_solver_does_not_take_goes_to_those_that_do(training, held_out):
     table = compare(
         classifier(4), held_out, training, num_steps=[2], solvers=["heuristic", "exact"], draws=1, passes=3,

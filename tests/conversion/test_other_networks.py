@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
-from ftbc_pl import ConversionError, convert, load_snn, prepare, save_snn
+from ftbc_pl import ConversionError, calibrate_, convert, evaluate, load_snn, prepare, save_snn
 from ftbc_pl.conversion.copies import unwrapped
 from tests.networks import images, small_cnn
 
@@ -368,6 +368,13 @@ def test_one_batch_is_no_loader(batches):
         TypeError, match=r"Expected a loader or a list of batches, got a? ?(Tensor|dict).*: put it into a"
     ):
         convert(small_cnn(), 2, batches=batches)
+
+
+@pytest.mark.parametrize("use", [lambda snn, data: convert(small_cnn(), 2, batches=data), calibrate_, evaluate])
+def test_a_data_set_is_no_loader(use):
+    single = [(image, 0) for image in images()]
+    with pytest.raises(TypeError, match="got one image with its label: this is a data set; hand in a loader"):
+        use(convert(small_cnn(), 2, batches=[images()]), single)
 
 
 def test_a_batch_without_images():

@@ -85,3 +85,26 @@ def test_weights_for_another_head_bring_no_names():
 @pytest.mark.parametrize("classes", ["ab", [], [1, 2], ["a", "b\udc80"], None])
 def test_what_is_no_list_of_names_is_not_taken(classes):
     assert checked({"input_size": [1, 8, 8], "classes": classes}) == {"input_size": [1, 8, 8]}
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [("val", "The images of val chose the best epoch of this network"), ("train", "The images of train trained")],
+)
+def test_images_that_were_seen_in_the_training_are_no_test(split, said):
+    for place, name in enumerate(("train", "val", "other")):
+        write_folder(Path("images", name), 4, size=8, start=4 * place)
+    given = {"num_workers": 0, "input_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+    task, quiet = ImageClassifier(num_classes=2), {**QUIET, "enable_checkpointing": False}
+    Trainer(**quiet, max_steps=1).fit(task, ImageData("images", **given))
+    assert remembered(task.network)["seen"] == checked(remembered(task.network))["seen"] == ["train", "val"]
+    with pytest.warns(UserWarning, match=said):
+        Trainer(**quiet).test(task, ImageData("images", train_split="other", val_split=2, test_split=split, **given))
+
+
+def test_a_test_needs_no_images_to_hold_out():
+    for place, name in enumerate(("train", "test")):
+        write_folder(Path("images", name), 1, size=8, start=place)
+    images = ImageData("images", num_workers=0, input_size=8)
+    images.setup("test")
+    assert len(images.images("test")) == 2

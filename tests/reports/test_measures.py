@@ -1,5 +1,7 @@
 """Energy, early exit and diagnosis reach results.json, the page, the terminal and the logs."""
 
+from dataclasses import replace
+
 import pytest
 
 from ftbc_pl import calibrate_, choose_exit_, convert, diagnose, evaluate, evaluate_exit, measure_energy
@@ -7,7 +9,7 @@ from ftbc_pl.evaluation import Accuracies
 from ftbc_pl.reports import accuracy_table, read_results_json, report_html, write_results_json
 from ftbc_pl.reports.collect import collect_results
 from ftbc_pl.reports.figures import energy_figure, error_figure
-from ftbc_pl.reports.tracking import curve_rows, summary_metrics
+from ftbc_pl.reports.tracking import SUMMARY_KEYS, curve_rows, summary_metrics
 from tests.digits import classifier, digits
 from tests.report_results import make_results
 
@@ -84,6 +86,8 @@ def test_the_logs_have_a_curve_and_flat_keys(measured):
     assert summary["snn/sops_T1"] == measured.energy["sops"][0]
     assert summary["snn/exit_mean_steps"] == measured.early_exit["mean_steps"]
     assert "snn/energy_ratio" not in curve_rows(make_results(STEPS))[0]
+    with_latency = replace(measured, latency=8, accuracy_readout_only=measured.accuracy_calibrated)
+    assert all(SUMMARY_KEYS.fullmatch(key) for key in summary | summary_metrics(with_latency))  # a sweep takes them
 
 
 def test_what_was_not_measured_can_not_be_drawn():

@@ -42,6 +42,8 @@ def test_a_grid_over_steps_of_q(tmp_path):
     [
         ({"method": "hyperband"}, "expected method to be one of grid, random, bayes, got 'hyperband'"),
         ({"method": "bayes", "metric": {}}, "method bayes needs metric.name"),
+        ({"metric": {"name": "val/accuracy"}}, "figure of a run's results, such as snn/accuracy_final.*'val/accuracy'"),
+        ({"metric": {"name": "snn/accuracy_T"}}, "got 'snn/accuracy_T'"),
         ({"metric": {"goal": "max"}}, "metric.goal to be minimize or maximize"),
         ({"parameters": {"a": {"min": 0.1, "max": 1.0}}}, "a grid needs values for parameter a"),
         ({"parameters": {"a": {"values": []}}}, "expected a list under values of parameter a"),
