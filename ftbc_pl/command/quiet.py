@@ -16,6 +16,8 @@ from rich import get_console
 
 # Where Lightning logs what it tells the user.
 _LOG = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+# Where each of a dozen tries to reach the hub of weights is told; the error at the end says what could not be fetched.
+_HUB = logging.getLogger("huggingface_hub")
 # Advertisements, what is not there, and what nobody can act on.
 _NOISE = ("💡 Tip:", "TPU available: False", "Loading `train_dataloader` to estimate")
 # Their deprecations are for those who write them; those of the user's own modules are shown.
@@ -32,11 +34,12 @@ def _concerns_the_run(record: logging.LogRecord) -> bool:
 def quiet() -> Iterator[None]:
     """Leave out what other packages say of themselves. Warnings of the user's own run are shown as ever."""
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
-    before = _LOG.level
+    before, hub = _LOG.level, _HUB.level
     if os.environ.get("FTBC_DEBUG"):
         yield
         return
     _LOG.addFilter(_concerns_the_run)
+    _HUB.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
@@ -49,6 +52,7 @@ def quiet() -> Iterator[None]:
     finally:
         _LOG.removeFilter(_concerns_the_run)
         _LOG.setLevel(before)
+        _HUB.setLevel(hub)
 
 
 def say_all() -> None:

@@ -59,6 +59,7 @@ def test_only_what_others_say_of_themselves_is_left_out(caplog, recwarn):
                 warnings.warn_explicit(module, category, "file.py", 1, module=module)
         for text in ("💡 Tip: buy this", "TPU available: False, using: 0 TPU cores", "GPU available: False", "seed"):
             LOG.info(text)
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
     shown = sorted((str(w.message), w.category.__name__) for w in recwarn)
     assert [kind for module, kind in shown if module not in ("mine", "torchmine")] == ["UserWarning"] * 3
     assert len(shown) == 3 + 6
