@@ -84,10 +84,10 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
     description = read_description(json_path)
     tensors = _read_tensors(tensors_path, description)
     network = _network(description, json_path, ann)
-    if "tensors" in description:  # the types are those that were saved, not damage
+    if description["version"] >= 3:  # checksums tell that the types are those that were saved
         take_types_(network, tensors, "network.")
     snn = _converted(network, description, json_path, "its name builds" if ann is None else "the one handed in")
-    if "tensors" in description:
+    if description["version"] >= 3:
         take_types_(snn, tensors)
     _make_corrections_(snn, description, tensors, tensors_path)
     if "uncalibrated_readout" in tensors:
