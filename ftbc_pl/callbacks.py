@@ -25,6 +25,7 @@ from ftbc_pl.safety.resume import carry_best_over
 from ftbc_pl.safety.trial import why_not_measured
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.trained import load_trained_weights_
+from ftbc_pl.transfer import transferred
 from ftbc_pl.validation import has_validation, validation_batches, warn_without_validation
 
 __all__ = ["FTBC", "PredictionWriter"]
@@ -121,7 +122,9 @@ class FTBC(Callback):
         if not self.options.trial:
             return True
         with isolate_rng():
-            why = why_not_measured(network, next(validation_batches(trainer), None))
+            device = trainer.strategy.root_device
+            first = (transferred(trainer, batch, device) for batch in validation_batches(trainer))
+            why = why_not_measured(network, next(first, None))
         if in_any_process(bool(why), trainer.strategy.root_device):
             rank_zero_warn(
                 "The network will be converted, calibrated and saved, but no accuracy measured, since the validation "

@@ -15,6 +15,7 @@ from ftbc_pl.conversion.batch import number_of_batches, to_images
 from ftbc_pl.data import ClassificationData
 from ftbc_pl.distributed import process_place
 from ftbc_pl.evaluation.exit import fewest_images
+from ftbc_pl.transfer import through_hooks
 
 _HOW = "FTBC(calibration=loader), or add calibration_dataloader(batch_size, num_batches) to the datamodule"
 _HAVE_SAID: WeakSet[Trainer] = WeakSet()
@@ -34,7 +35,7 @@ def held_out_loader(trainer: Trainer, count: int) -> Any:
     """
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "held_out_dataloader"):
-        return data.held_out_dataloader(count) if data.has_validation else None
+        return through_hooks(trainer, data.held_out_dataloader(count)) if data.has_validation else None
     loader = _validation_loader(trainer)
     if loader is None:
         return None
@@ -42,7 +43,7 @@ def held_out_loader(trainer: Trainer, count: int) -> Any:
     rank, processes = process_place()
     own = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count][rank::processes]
     batches = [batch.tolist() for batch in own.split(loader.batch_size)]
-    return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
+    return through_hooks(trainer, DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn))
 
 
 def _validation_loader(trainer: Trainer) -> Any:
@@ -93,12 +94,12 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, give
         ValueError: `given` has fewer batches.
     """
     if given is not None:
-        return _given_batches(given, num_batches)
+        return _given_batches(trainer, given, num_batches)
     data: Any = getattr(trainer, "datamodule", None)
     if offers_calibration_images(data):
         own = data.calibration_dataloader(batch_size, num_batches)
         _check_count(own, num_batches, "calibration_dataloader of the datamodule")
-        return own
+        return through_hooks(trainer, own)
     loader: Any = trainer.train_dataloader
     images: Any = getattr(loader, "dataset", None)
     if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
@@ -121,7 +122,7 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, give
     rank, processes = process_place()
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: size * num_batches]
     batches = [batch[rank::processes].tolist() for batch in order.split(size)]
-    return DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn)
+    return through_hooks(trainer, DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn))
 
 
 def size_that_fits(trainer: Trainer, size: int, num_batches: int) -> int:
@@ -164,11 +165,12 @@ def check_batches(given: Any) -> None:
         )
 
 
-def _given_batches(given: Any, num_batches: int) -> Any:
+def _given_batches(trainer: Trainer, given: Any, num_batches: int) -> Any:
     _check_count(given, num_batches, "calibration")
     rank, processes = process_place()
     shared_out = isinstance(getattr(given, "sampler", None), DistributedSampler)
-    return given if processes == 1 or shared_out else _Share(given, num_batches, rank, processes)
+    batches = through_hooks(trainer, given)
+    return batches if processes == 1 or shared_out else _Share(batches, num_batches, rank, processes)
 
 
 def _check_count(batches: Any, num_batches: int, source: str) -> None:

@@ -35,6 +35,7 @@ from ftbc_pl.reports.tracking import logger_links
 from ftbc_pl.safety.output import OutputFolder, check_unused
 from ftbc_pl.safety.trial import check_convertible
 from ftbc_pl.simulation.shorten import knows_mean_alone, shorten_, use_mean_readout_
+from ftbc_pl.transfer import transferred
 from ftbc_pl.validation import validation_loaders
 
 EXIT_IMAGES = 20  # times 1 / exit_loss: among so many images 20 decisions may differ
@@ -208,7 +209,7 @@ class Run:
         comparison = Comparison(len(snn.prediction_steps)).to(snn.device)
         measurement = Measurement(snn, comparison, self.options.analysis, batches)
         for batch in progress_bar(loader, "Evaluating", _shows_progress(trainer)):
-            measurement.update(*images_and_labels(trainer.strategy.batch_to_device(batch, snn.device, 0)))
+            measurement.update(*images_and_labels(transferred(trainer, batch, snn.device)))
         return measurement.compute()
 
     def write(self, trainer: Trainer, snn: SpikingNetwork, measured: Measured, split: str) -> None:
@@ -258,8 +259,7 @@ class Run:
         None where they can't be chosen: the network is saved all the same.
         """
         count = math.ceil(EXIT_IMAGES / loss)
-        loader = held_out_loader(trainer, count)
-        which = "validation"
+        loader, which = held_out_loader(trainer, count), "validation"
         if loader is None:
             rank_zero_warn(
                 "There are no validation images to set early exit on. Training images serve, of which the network is "

@@ -34,9 +34,11 @@ def load_trained_weights_(network: nn.Module, trainer: Trainer, module: Lightnin
         rank_zero_info("FTBC converts the averaged weights of StochasticWeightAveraging, not those of a checkpoint.")
         return
     averaged = "averaged " if any(isinstance(c, WeightAveraging) for c in _callbacks(trainer)) else ""
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if not path or not Path(path).is_file():
-        why = f"{path} is no single file" if path and Path(path).exists() else "no best checkpoint was kept"
+    callback = _callback_of_checkpoint(trainer)
+    path = getattr(callback, "best_model_path", "")
+    watches = getattr(callback, "monitor", None) is not None
+    why = _why_not(path, 0 if watches else getattr(callback, "_last_global_step_saved", 0), trainer)
+    if why:
         rank_zero_info(f"FTBC converts the last {averaged}weights: {why}.")
         return
     if prefix is None:
@@ -44,7 +46,6 @@ def load_trained_weights_(network: nn.Module, trainer: Trainer, module: Lightnin
         return
     state = read_checkpoint_state(path)
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    watches = getattr(trainer.checkpoint_callback, "monitor", None) is not None
     rank_zero_info(f"FTBC converts the {averaged}weights of the {'best' if watches else 'last'} checkpoint, {path}.")
 
 
@@ -67,6 +68,30 @@ def holds_average(callback: StochasticWeightAveraging, module: LightningModule) 
         return False
     pairs = zip(average.parameters(), module.parameters(), strict=True)
     return all(torch.equal(one.detach().cpu(), other.detach().cpu()) for one, other in pairs)
+
+
+def _callback_of_checkpoint(trainer: Trainer) -> object:
+    """The callback that kept the best checkpoint: the first that watches a metric; where none does, the first of all.
+
+    Others keep checkpoints of every few steps beside it, to resume from.
+    """
+    kept = [c for c in trainer.checkpoint_callbacks if getattr(c, "best_model_path", "")]
+    return next((c for c in kept if getattr(c, "monitor", None) is not None), kept[0] if kept else None)
+
+
+def _why_not(path: str, step: int, trainer: Trainer) -> str:
+    """Why no checkpoint is converted, or an empty string.
+
+    Args:
+        path: The checkpoint, if there is one.
+        step: The training step of a checkpoint that is none but the last; 0 for the best one, or if it is not known.
+        trainer: The trainer, at the end of its training.
+    """
+    if not path or not Path(path).exists():
+        return f"{path} is gone" if path else "no best checkpoint was kept"
+    if not Path(path).is_file():
+        return f"{path} is no single file"
+    return f"{path} is of step {step}, before the last" if 0 < step < trainer.global_step else ""
 
 
 def _callbacks(trainer: Trainer) -> list[object]:

@@ -80,7 +80,9 @@ class FTBCTrainer(Trainer):
 
         options = run.options
         predictions = len(options.prediction_steps)
-        module = SpikingClassifier(ann=network, predictions=predictions, make=make, analysis=options.analysis)
+        module = SpikingClassifier(
+            ann=network, predictions=predictions, make=make, analysis=options.analysis, task=model
+        )
         self._evaluate(run, module, datamodule, "validation", dataloaders)
 
     def compare(

@@ -110,7 +110,8 @@ def _assembled(
     if options.schedule == "accumulate":
         depth = longest_chain(network, found, sites, example)
         report = replace(report, latency=max(depth, 1) * options.num_steps)
-    return SpikingNetwork(network, found, sites, options, tuple(example.shape[1:]), report).to(example.device)
+    size = tuple(example.shape[1:])
+    return SpikingNetwork(network, found, sites, options, size, report, example.dtype).to(example.device)
 
 
 def _holds(snn: SpikingNetwork, example: Tensor) -> bool:

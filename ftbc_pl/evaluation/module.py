@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from ftbc_pl.conversion.batch import finite_images, images_and_labels
@@ -14,6 +15,9 @@ from ftbc_pl.evaluation.measurement import Measured, Measurement
 from ftbc_pl.evaluation.predictions import predicted_classes, single_output, with_classes
 from ftbc_pl.functional.exit import confidence, exit_steps
 from ftbc_pl.simulation import SpikingNetwork
+
+# What Lightning does to each batch between its loader and a step.
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 class SpikingClassifier(LightningModule):
@@ -35,6 +39,7 @@ class SpikingClassifier(LightningModule):
         predictions: int | None = None,
         make: Callable[[Trainer, nn.Module], SpikingNetwork] | None = None,
         analysis: bool = True,
+        task: LightningModule | None = None,
     ) -> None:
         """Create the module.
 
@@ -45,13 +50,14 @@ class SpikingClassifier(LightningModule):
             predictions: How many predictions it will make for an image: T, or 1 by the schedule `accumulate`.
             make: Makes it, once.
             analysis: Whether to count spikes and to compare the sites with the ANN as well.
+            task: The LightningModule that the network was trained in, whose hooks prepare batches.
         """
         super().__init__()
         if snn is not None:
             self.snn, predictions = snn, len(snn.prediction_steps)
         assert predictions is not None
         self.comparison = Comparison(predictions, calibrated)
-        self._ann, self._make = [ann], make  # in a list: no part of this module
+        self._ann, self._make, self._task = [ann], make, [task]  # in lists: no part of this module
         self._analysis = analysis
         self._measurement: Measurement | None = None
         self.measured: Measured | None = None
@@ -65,9 +71,22 @@ class SpikingClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Make the spiking network, if there is none: Lightning calls this when processes and data are ready."""
         self._check_classes()
+        self._take_hooks()
         (ann,) = self._ann
         if self._make is not None and ann is not None and not hasattr(self, "snn"):
             self.snn = self._make(self.trainer, ann)
+
+    def _take_hooks(self) -> None:
+        """Let batches go through the hooks of the task, which hear that it is not trained."""
+        (task,) = self._task
+        if task is None:
+            return
+        hooks = [hook for hook in TRANSFER_HOOKS if is_overridden(hook, task)]
+        if hooks:
+            task.trainer = self.trainer
+            task.to(self.trainer.strategy.root_device).eval()
+        for hook in hooks:
+            setattr(self, hook, getattr(task, hook))
 
     def _check_classes(self) -> None:
         """Check that network and data have the same classes, where both say how many; one output decides between two.

@@ -51,7 +51,7 @@ def export_onnx(
         raise ExportError("ONNX", [f"(network): an ONNX file holds 2 GB, the weights are {size / 2**30:.1f}"])
     model = _Unrolled(snn, spikes).eval()
     device = snn.device
-    example = torch.zeros(batch_size or 2, *snn.input_size, dtype=_dtype(snn), device=device)
+    example = torch.zeros(batch_size or 2, *snn.input_size, dtype=snn.input_dtype, device=device)
     names = [f"spikes/{call.name}" for call, _ in snn.neurons()] if spikes else []
     shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
     try:
@@ -121,7 +121,3 @@ class _Functional(Simulation):
         value = function(*(mean.flatten(0, 1) for mean in means)).unflatten(0, (self.num_steps, -1))
         totals = value * per_channel(counts, value.ndim, 0)
         return torch.cat([totals[:1], totals[1:] - totals[:-1]]).flatten(0, 1)
-
-
-def _dtype(snn: SpikingNetwork) -> torch.dtype:
-    return next((p.dtype for p in snn.network.parameters() if p.dtype.is_floating_point), torch.float32)

@@ -50,8 +50,7 @@ def record(snn: SpikingNetwork, image: Stream, graph: Graph, neurons: Neurons) -
         ExportError: Some operations have no counterpart; lists all of them.
     """
     network = copy.deepcopy(snn.network).cpu()
-    dtype = next((parameter.dtype for parameter in network.parameters()), torch.float32)
-    example = torch.zeros(2, *snn.input_size, dtype=dtype)
+    example = torch.zeros(2, *snn.input_size, dtype=snn.input_dtype)
     with torch.no_grad():
         fold_batch_norm_(network, example)
         with module_paths(network) as (path, _):

@@ -18,6 +18,7 @@ VERSION = 3  # 2 has no checksums, 1 no readout either
 # once rounds sums differently, which may move a spike.
 _SEALED = ("network", "conversion", "time_chunk", "channels_last", "sites", "report")
 _LONGEST_OF_1 = 10_000  # timesteps; a number that came by accident should not ask for memory
+INPUT_TYPES = ("float16", "bfloat16", "float32", "float64")
 _LARGEST_INPUT = 1 << 28  # numbers in one image
 
 
@@ -104,7 +105,7 @@ def _check_report(path: Path, report: dict[str, Any]) -> None:
 
 def _conversion_problems(options: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with each of the arguments of the conversion."""
-    allowed = {field.name for field in fields(ConversionOptions)} | {"input_size"}
+    allowed = {field.name for field in fields(ConversionOptions)} | {"input_size", "input_dtype"}
     checks = _OPTIONS | {key: check for key, check in _OPTIONS_IF_ANY.items() if key in options}
     problems = {key: "no argument of a conversion in this release" for key in options if key not in allowed}
     for key, (expected, check) in checks.items():
@@ -188,7 +189,8 @@ _OPTIONS: _Checks = {
     "threshold": ("'mse', 'max' or a percentile in (1, 100]", _is_threshold),
     "input_size": ("the sizes of an image, such as [3, 32, 32]", _is_size),
 }
-# Not in the files of releases that had one schedule.
+# Not in the files of releases that had one schedule, and of networks that take float32.
 _OPTIONS_IF_ANY: _Checks = {
     "schedule": ("'stream' or 'accumulate'", lambda value: value in ("stream", "accumulate")),
+    "input_dtype": (f"one of {', '.join(INPUT_TYPES)}", lambda value: value in INPUT_TYPES),
 }

@@ -19,7 +19,7 @@ from ftbc_pl.functional.exit import NEVER
 from ftbc_pl.functional.readout import mean_readout
 from ftbc_pl.io.description import FORMAT, VERSION, checksums, read_description
 from ftbc_pl.io.recipe import rebuild, recipe
-from ftbc_pl.io.tensors import check_fingerprints, check_values, fingerprint
+from ftbc_pl.io.tensors import check_fingerprints, check_values, fingerprint, take_types_
 from ftbc_pl.models.images import IMAGES, checked, remember_images, remembered
 from ftbc_pl.simulation.corrections import Changed
 
@@ -49,7 +49,7 @@ def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: Calib
         "version": VERSION,
         "token": token,
         "network": recipe(snn.network),
-        "conversion": snn.options.to_dict() | {"input_size": list(snn.input_size)},
+        "conversion": snn.options.to_dict() | _input(snn),
         "time_chunk": snn.time_chunk,
         "channels_last": _is_channels_last(snn.network),
         "sites": [[call.name, call.record.operation, call.kind.value] for call in snn.calls],
@@ -84,7 +84,11 @@ def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> Spik
     description = read_description(json_path)
     tensors = _read_tensors(tensors_path, description)
     network = _network(description, json_path, ann)
+    if description["version"] >= 3:  # checksums tell that the types are those that were saved
+        take_types_(network, tensors, "network.")
     snn = _converted(network, description, json_path, "its name builds" if ann is None else "the one handed in")
+    if description["version"] >= 3:
+        take_types_(snn, tensors)
     _make_corrections_(snn, description, tensors, tensors_path)
     if "uncalibrated_readout" in tensors:
         snn.uncalibrated_readout = torch.zeros_like(snn.readout_weights)
@@ -135,7 +139,8 @@ def _network(description: dict[str, Any], json_path: Path, ann: nn.Module | None
 def _converted(network: nn.Module, description: dict[str, Any], json_path: Path, other: str) -> SpikingNetwork:
     """Convert without measuring anything, and compare the sites with those that were saved."""
     options = dict(description["conversion"])
-    example = torch.zeros(2, *options.pop("input_size"))
+    dtype = getattr(torch, options.pop("input_dtype", "float32"))
+    example = torch.zeros(2, *options.pop("input_size"), dtype=dtype)
     try:
         snn = convert(network, example=example, check=False, measure=False, **options)
     except Exception as error:  # the code of the network decides
@@ -167,6 +172,12 @@ def _make_corrections_(
     snn.corrections.replace_(content)
     if description["channels_last"]:
         snn.corrections.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _input(snn: SpikingNetwork) -> dict[str, Any]:
+    """Size and type of the images that a network takes; the type only where it is not the usual one."""
+    dtype = str(snn.input_dtype).removeprefix("torch.")
+    return {"input_size": list(snn.input_size)} | ({} if dtype == "float32" else {"input_dtype": dtype})
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:

@@ -38,6 +38,28 @@ def check_fingerprints(tensors: Mapping[str, Tensor], written: Mapping[str, Any]
                 )
 
 
+def take_types_(module: nn.Module, saved: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Give numbers of a module the types that they were saved in, in place.
+
+    Args:
+        module: The module.
+        saved: The tensors of the file.
+        prefix: What their names begin with.
+    """
+    own = dict([*module.named_parameters(), *module.named_buffers()])
+    types = {
+        name: saved[prefix + name].dtype
+        for name, value in own.items()
+        if prefix + name in saved and value.is_floating_point() and saved[prefix + name].is_floating_point()
+    }
+    others = {name: dtype for name, dtype in types.items() if own[name].dtype != dtype}
+    if others and len(set(types.values())) == 1:
+        module.to(next(iter(others.values())))  # what is in no file as well
+        return
+    for name, dtype in others.items():
+        own[name].data = own[name].data.to(dtype)
+
+
 def check_values(snn: nn.Module) -> None:
     """Check that a spiking network can work: no NaN, thresholds above zero.
 

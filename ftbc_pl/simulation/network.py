@@ -57,6 +57,7 @@ class SpikingNetwork(nn.Module):
     readout_weights: Tensor
     exit_thresholds: Tensor
     uncalibrated_readout: Tensor | None
+    _no_images: Tensor
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class SpikingNetwork(nn.Module):
         options: ConversionOptions,
         input_size: tuple[int, ...],
         report: ConversionReport,
+        input_dtype: torch.dtype = torch.float32,
     ) -> None:
         """Put a traced network and its sites together."""
         super().__init__()
@@ -86,8 +88,15 @@ class SpikingNetwork(nn.Module):
         self._is_calibrated = True
         self.register_buffer("exit_thresholds", torch.full((len(self.prediction_steps),), NEVER))
         self.register_buffer("uncalibrated_readout", None)
+        # Empty: it only goes along where the network is moved to another type.
+        self.register_buffer("_no_images", torch.empty(0, dtype=input_dtype), persistent=False)
         self._replay = Replay()
         self.eval()
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Type of the images that it takes: that of its conversion, unless `half()` or `double()` changed it."""
+        return self._no_images.dtype
 
     @property
     def prediction_steps(self) -> tuple[int, ...]:

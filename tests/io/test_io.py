@@ -116,3 +116,26 @@ def test_files_of_two_saves_do_not_mix(saved):
     (saved / "snn.json").write_text(description)
     with pytest.raises(ValueError, match="two different saves"):
         load_snn(saved)
+
+
+@pytest.mark.parametrize("fold_bn", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_of_other_numbers_loads_whatever_those_of_its_code_are(dtype, fold_bn, tmp_path):
+    """Also where timm builds it anew, which makes 32 bits."""
+    batch = images(4, 32).to(dtype)
+    snn = convert(create("cifar_resnet20").to(dtype), 2, batches=[batch], fold_bn=fold_bn)
+    save_snn(snn, tmp_path / "snn")
+    assert json.loads((tmp_path / "snn.json").read_text())["conversion"]["input_dtype"] == str(dtype)[len("torch.") :]
+    for ann in (None, create("cifar_resnet20"), create("cifar_resnet20").to(dtype)):
+        loaded = load_snn(tmp_path, ann=ann)
+        assert loaded.input_dtype == dtype
+        assert torch.equal(loaded(batch), snn(batch))
+
+
+def test_so_does_one_that_was_moved_to_other_numbers_after_its_conversion(tmp_path):
+    snn, _ = calibrated(small_cnn(), 8)
+    save_snn(snn, tmp_path / "as_it_was")
+    assert "input_dtype" not in json.loads((tmp_path / "as_it_was.json").read_text())["conversion"]
+    save_snn(snn.double(), tmp_path / "snn")
+    batch = images(4, 8).double()
+    assert torch.equal(load_snn(tmp_path / "snn", ann=small_cnn())(batch), snn(batch))

@@ -68,6 +68,13 @@ class SeveralLoaders(Classifier):
         super().validation_step(batch, batch_idx)
 
 
+class Forgetful(Classifier):
+    """Its first epoch is the best."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("accuracy", float(-self.current_epoch))
+
+
 class Whole(Classifier):
     """A network that is the LightningModule itself, as in many tutorials."""
 
@@ -307,3 +314,31 @@ def test_averaged_checkpoints_and_others_know_their_network_by_its_place():
     )
     state = torch.load(keep.best_model_path, weights_only=True)["state_dict"]
     assert torch.equal(callback.snn.network.state_dict()["4.weight"], state["classifier.4.weight"])
+
+
+def test_a_checkpoint_that_was_the_best_goes_before_those_to_resume_from():
+    """Those of every few steps, which come first in Lightning's order, hide no best checkpoint."""
+    often = ModelCheckpoint("often", every_n_train_steps=1, save_top_k=-1)
+    best = ModelCheckpoint("best", monitor="accuracy", mode="max", save_on_train_epoch_end=False)
+    module = Forgetful(model=small())
+    callback = FTBC(num_steps=2, output_dir="out")
+    trainer = trainer_of(callback, callbacks=[often, best], enable_checkpointing=True, max_epochs=2)
+    trainer.fit(module, DataLoader(data(), 8), DataLoader(data(), 8))
+    assert trainer.checkpoint_callback is often
+    state = torch.load(best.best_model_path, weights_only=True)
+    assert state["epoch"] == 0
+    assert torch.equal(callback.snn.network.state_dict()["4.weight"], state["state_dict"]["model.4.weight"])
+
+
+def test_where_none_was_the_best_the_weights_are_those_of_the_end(caplog):
+    """And not those of some steps earlier, where a checkpoint was written last."""
+    caplog.set_level("INFO")
+    often = ModelCheckpoint("often", every_n_train_steps=2, save_top_k=-1)
+    module = Classifier(model=small())
+    callback = FTBC(num_steps=2, output_dir="out")
+    trainer_of(callback, callbacks=[often], enable_checkpointing=True).fit(
+        module, DataLoader(data(), 8), DataLoader(data(), 8)
+    )
+    assert torch.equal(callback.snn.network.state_dict()["4.weight"], module.model.state_dict()["4.weight"])
+    assert "FTBC converts the last weights" in caplog.text
+    assert "is of step 2, before the last" in caplog.text
