@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -47,11 +48,13 @@ def check_classes(config: Any) -> None:
         config: A subcommand's configuration after parsing, before anything in it is made.
 
     Raises:
-        ValueError: It names something else; says where and what is taken there.
+        ValueError: It names something else, and says where and what is taken there; or a number is NaN.
     """
     for place, key, value in _entries(config):
         if key in _KEYS:
             _check_class(place, str(value))
+        elif isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{place.replace('.init_args', '')} is no number (NaN).")
         elif callable(value):
             name = getattr(value, "__qualname__", type(value).__name__)
             raise ValueError(

@@ -1,5 +1,6 @@
 """From decoded images to the network's input, by timm's and torchvision's transforms."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -62,7 +63,8 @@ def resolve_geometry(config: dict[str, Any], given: dict[str, Any], in_chans: in
     """Return what is given (not None), else what timm's `config` of a network says, else timm's defaults for ImageNet.
 
     Raises:
-        ValueError: There are not as many means and standard deviations as channels.
+        ValueError: There are not as many means and standard deviations as channels, or they can't normalise; or the
+            crop takes no part of an image.
     """
     given = {key: value for key, value in given.items() if value is not None}
     resolved = resolve_data_config({}, pretrained_cfg={"input_size": (in_chans, 224, 224), **config}) | given
@@ -73,6 +75,11 @@ def resolve_geometry(config: dict[str, Any], given: dict[str, Any], in_chans: in
         resolved[key] = (sum(values) / len(values),) if in_chans == 1 and key not in given else values
         if len(resolved[key]) != in_chans:
             raise ValueError(f"expected data.{key} of {in_chans} numbers, one per channel, got {len(resolved[key])}")
+        if not all(math.isfinite(value) and (value > 0 or key == "mean") for value in resolved[key]):
+            kind = "finite numbers" if key == "mean" else "numbers above 0"
+            raise ValueError(f"expected data.{key} of {kind}, got {list(resolved[key])}")
+    if not 0 < (crop := given.get("crop_pct", 1)) <= 1:
+        raise ValueError(f"expected data.crop_pct above 0 and up to 1, the part of an image to keep, got {crop}")
     if max(resolved["input_size"]) <= SMALL and "crop_pct" not in given:
         # enlarging small images to cut off their border blurs those that have the right size
         resolved["crop_pct"] = 1.0

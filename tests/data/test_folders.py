@@ -290,3 +290,18 @@ def test_any_tree_has_the_classes_and_counts_of_its_paths(tree):
     tops = {path.split("/")[0] for path in tree if "/" in path}
     empty = {top for top in tops if not top.startswith(".") and top != "__MACOSX"} - set(expected.values())
     assert len(source.files.left_out) == len(visible) - len(expected) + len(empty)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"std": [0.0, 0.2, 0.3]}, r"data\.std of numbers above 0, got \[0\.0, 0\.2, 0\.3\]"),
+        ({"std": [0.1, float("nan"), 0.3]}, r"data\.std of numbers above 0"),
+        ({"mean": [0.1, float("inf"), 0.3]}, r"data\.mean of finite numbers"),
+        ({"crop_pct": 0.0}, r"data\.crop_pct above 0 and up to 1"),
+        ({"crop_pct": 2.0}, r"data\.crop_pct above 0 and up to 1, the part of an image to keep, got 2\.0"),
+    ],
+)
+def test_what_makes_no_image_is_refused(tmp_path, given, said):
+    with pytest.raises(ValueError, match=said):
+        ImageData(str(tmp_path), **given)

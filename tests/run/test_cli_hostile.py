@@ -195,3 +195,11 @@ def test_a_key_that_is_there_twice_is_refused():
     with pytest.raises(ValueError, match=r"got lr in line 3 and again in line 4: leave one out"):
         check_size("optimizer:\n  - a: 1\n  - {lr: 0.1,\n     lr: 0.2}")
     check_size("a: &a {lr: 0.1}\nb: {<<: *a, lr: 0.2, x: {lr: 1}}\nc: [{lr: 1}, {lr: 2}]")
+
+
+@pytest.mark.parametrize("option", ["optimizer.lr", "ftbc.alpha", "trainer.gradient_clip_val"])
+def test_what_is_no_number_is_said_before_anything_is_made(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", *QUICK, "--optimizer=SGD", f"--{option}=.nan"])
+    assert f"{option} is no number (NaN)" in capsys.readouterr().err
+    assert not Path("runs").exists()
