@@ -123,10 +123,18 @@ def test_a_part_of_the_network_is_not_taken_for_all_of_it():
     with pytest.raises(AttributeError) as error:
         network_of(module)
     assert str(error.value) == (
-        "Task has several modules or none. It has backbone (Sequential), head (Linear): name the one that maps images "
-        'to logits as in FTBC(network="…") (--ftbc.network).'
+        "Task has several modules with weights, of which each may be a part. It has backbone (Sequential), head "
+        '(Linear): name the one that maps images to logits as in FTBC(network="…") (--ftbc.network), or give Task a '
+        'forward that does, and FTBC(network="self").'
     )
     assert network_of(module, "backbone") is module.backbone
+
+
+def test_a_module_without_a_network_is_told_so():
+    with pytest.raises(AttributeError, match=r"^Task has no module with weights\. It has flip \(Identity\): name"):
+        network_of(Task(flip=nn.Identity(), metric=BESIDE["metric"]))
+    with pytest.raises(AttributeError, match=r"^Task has no module with weights\. Make one that maps images to logits"):
+        network_of(Task(metric=BESIDE["metric"]))
 
 
 @pytest.mark.parametrize("name", ["nothing", "metric", "loss", "body.nothing", "training_step"])
