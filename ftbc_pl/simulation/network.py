@@ -37,7 +37,7 @@ class SpikingNetwork(nn.Module):
         network: The ANN: `snn.network(images)` gives its logits (B, num_classes).
         sites: One module per site, in forward order.
         trace: What each site replaces.
-        num_steps: Number of timesteps T.
+        num_steps: Number of timesteps T; `shorten_` lowers it.
         time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all on a GPU,
             on a CPU as many as make about 128 rows, which its caches hold; fewer where the memory is too small.
         precision: `bf16` runs layers in 16 bits in `forward`, with membranes in 32; `fp32` runs them as they are.
@@ -72,7 +72,6 @@ class SpikingNetwork(nn.Module):
         self.network = network
         self.sites = nn.ModuleList(sites)
         self.trace = trace
-        self.num_steps = options.num_steps
         self.time_chunk: int | None = None
         self.memory_limit: int | None = None
         self.precision = "fp32"
@@ -88,6 +87,18 @@ class SpikingNetwork(nn.Module):
         self.register_buffer("uncalibrated_readout", None)
         self._replay = Replay()
         self.eval()
+
+    @property
+    def num_steps(self) -> int:
+        """Number of timesteps T."""
+        return self.options.num_steps
+
+    @num_steps.setter
+    def num_steps(self, steps: int) -> None:
+        raise AttributeError(
+            f"num_steps is {self.num_steps} as the network was made, and setting it would change nothing: "
+            f"ftbc_pl.shorten_(snn, {steps}) simulates the first {steps} steps alone; for more, convert again."
+        )
 
     @property
     def prediction_steps(self) -> tuple[int, ...]:
