@@ -101,8 +101,8 @@ def _repeated_macs(results: RunResults) -> str:
     behind = f"rate-exact sites ({', '.join(operations)})" if operations else "other layers, without neurons in between"
     pooling = "; average pooling keeps spikes, train with model.pooling avg" if _pools(operations) else ""
     return (
-        f" {100 * share:.0f} % of the energy ({name}) are MACs of layers behind {behind}: these get values, no spikes, and "
-        f"multiply at every step{pooling} (docs/energy.md)."
+        f" {100 * share:.0f} % of the energy ({name}) are MACs of layers behind {behind}: these get values, no spikes, "
+        f"and multiply at every step{pooling} (docs/energy.md)."
     )
 
 

@@ -41,8 +41,8 @@ def test_the_line_of_energy_says_what_multiplies_at_every_step(operations, behin
     line = closing_lines(with_energy(1000.0, operations=operations))[1]
     share = 2000 * 4.6 / (2050 * 4.6 + 200 * 0.9)
     assert line.endswith(
-        f" {100 * share:.0f} % of the energy (45nm) are MACs of layers behind {behind}: these get values, no spikes, and "
-        f"multiply at every step{pooling} (docs/energy.md)."
+        f" {100 * share:.0f} % of the energy (45nm) are MACs of layers behind {behind}: these get values, no spikes, "
+        f"and multiply at every step{pooling} (docs/energy.md)."
     )
 
 
