@@ -50,7 +50,9 @@ def network_name(module: LightningModule, attribute: str | None = None) -> str:
     found += [name for name in parts if set(weighty) <= {name}]
     found += weighty if len(weighty) == 1 else []
     if not found:
-        raise AttributeError(f"{type(module).__name__} has several modules or none. {_what_there_is(module)}")
+        several = len(weighty) > 1
+        fault = "several modules with weights, of which each may be a part" if several else "no module with weights"
+        raise AttributeError(f"{type(module).__name__} has {fault}. {_what_there_is(module)}")
     return found[0]
 
 
@@ -80,10 +82,13 @@ def _candidates(module: LightningModule) -> Iterator[tuple[str, nn.Module]]:
 def _what_there_is(module: LightningModule) -> str:
     """Which modules could be the network, and how to name one."""
     named = [f"{name} ({type(child).__name__})" for name, child in _candidates(module)]
-    has = f"It has {', '.join(named)}: name" if named else "It has none that could be one: make it, and name"
-    whole = (
-        f', or FTBC(network="{WHOLE}") for all of it, by its own forward'
-        if named and type(module).forward is not LightningModule.forward
-        else ""
+    if not named:
+        return 'Make one that maps images to logits, and name it as in FTBC(network="…") (--ftbc.network).'
+    if type(module).forward is not LightningModule.forward:
+        whole = f'or FTBC(network="{WHOLE}") for all of it, by its own forward'
+    else:
+        whole = f'or give {type(module).__name__} a forward that does, and FTBC(network="{WHOLE}")'
+    return (
+        f"It has {', '.join(named)}: name the one that maps images to logits as in "
+        f'FTBC(network="…") (--ftbc.network), {whole}.'
     )
-    return f'{has} the one that maps images to logits as in FTBC(network="…"){whole} (--ftbc.network).'

@@ -6,8 +6,10 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -49,6 +51,9 @@ def held_out_loader(trainer: Trainer, count: int) -> Any:
 def _validation_loader(trainer: Trainer) -> Any:
     """The first validation loader, None where single images can't be taken from it."""
     loaders: Any = trainer.val_dataloaders
+    if loaders is None and trainer.state.fn == TrainerFn.VALIDATING:  # asked before the loop has made them
+        source = trainer.validate_loop._data_source
+        loaders = source.dataloader() if source.is_defined() else None
     loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
     images: Any = getattr(loader, "dataset", None)
     known = hasattr(images, "__getitem__") and hasattr(images, "__len__") and loader.batch_size is not None
@@ -83,7 +88,7 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, give
     """Loader of this process's share of the calibration images.
 
     Args:
-        trainer: The trainer, whose fit has begun where neither `given` nor the datamodule offers images.
+        trainer: The trainer, in a fit that has begun, or with a datamodule, where `given` is left out.
         batch_size: Images in a batch, counted over all processes.
         num_batches: Number of batches.
         given: Batches to take instead, checked by `check_batches`; their size is their own.
@@ -100,7 +105,7 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, give
         own = data.calibration_dataloader(batch_size, num_batches)
         _check_count(own, num_batches, "calibration_dataloader of the datamodule")
         return through_hooks(trainer, own)
-    loader: Any = trainer.train_dataloader
+    loader = _training_loader(trainer)
     images: Any = getattr(loader, "dataset", None)
     if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
         found = "there is none" if loader is None else f"that {type(loader).__name__} has none of known length"
@@ -123,6 +128,15 @@ def calibration_loader(trainer: Trainer, batch_size: int, num_batches: int, give
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: size * num_batches]
     batches = [batch[rank::processes].tolist() for batch in order.split(size)]
     return through_hooks(trainer, DataLoader(images, batch_sampler=batches, collate_fn=loader.collate_fn))
+
+
+def _training_loader(trainer: Trainer) -> Any:
+    """The training loader: that of a fit, else the datamodule's own, which is set up for training first."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if trainer.state.fn == TrainerFn.FITTING or not is_overridden("train_dataloader", data, LightningDataModule):
+        return trainer.train_dataloader
+    data.setup("fit")  # the loop that runs has set up its own stage alone
+    return data.train_dataloader()
 
 
 def size_that_fits(trainer: Trainer, size: int, num_batches: int) -> int:

@@ -64,7 +64,7 @@ class FTBCTrainer(Trainer):
             datamodule: The data.
             ckpt_path: Checkpoint of an earlier fit; left out: the weights of the section model.
             dataloaders: Loaders of validation images instead of a datamodule; FTBC(calibration=...) then brings the
-                images to calibrate with.
+                images to calibrate with, which a datamodule has in its training loader.
         """
         run = self.run
         run.check_folder()
@@ -238,7 +238,9 @@ class FTBCTrainer(Trainer):
             with self._bare_callbacks(_Claim(run)), self._full_precision(), self._own_weights():
                 loop(module, dataloaders, datamodule=datamodule, verbose=False)
             if module.measured is None:
-                raise ValueError(f"There are no {split} images to evaluate on: set data.val_split above 0.")
+                raise ValueError(
+                    f"There are no {split} images to evaluate on: hand in a loader, or set data.val_split above 0."
+                )
             run.write(self, module.snn, module.measured, split)
         except BaseException:
             run.abandon()

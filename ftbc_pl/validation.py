@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.conversion.batch import number_of_batches
+from ftbc_pl.data import ClassificationData
 
 
 def validation_batches(trainer: Trainer) -> Iterator[Any]:
@@ -45,6 +46,15 @@ def warn_without_validation(trainer: Trainer) -> None:
     """Say before the training what a run without validation images lacks."""
     if not has_validation(trainer):
         rank_zero_warn(
-            "There are no validation images (data.val_split or trainer.limit_val_batches is 0): the last weights will "
-            "be converted and saved, without a best checkpoint, accuracies or a report."
+            f"There are no validation images ({_why_none(trainer)}): the last weights will be converted and saved, "
+            "without a best checkpoint, accuracies or a report."
         )
+
+
+def _why_none(trainer: Trainer) -> str:
+    """What the reader would change to have some."""
+    if trainer.limit_val_batches == 0:
+        return "limit_val_batches of the trainer is 0"
+    if isinstance(getattr(trainer, "datamodule", None), ClassificationData):
+        return "data.val_split is 0"
+    return "fit was given no validation loader"

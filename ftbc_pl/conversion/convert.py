@@ -86,7 +86,7 @@ def convert(
         check_finite(network, example, outputs)
     folded = fold_batch_norm_(network, example.clone()) if chosen.fold_bn else {}
     snn = _assembled(network, _trace(network, example, chosen), chosen, example, folded)
-    if snn.static_prefix and snn.trace.sizes_read and not _holds(snn, example):
+    if snn.trace.static_prefix and snn.trace.sizes_read and not _holds(snn, example):
         snn = _assembled(network, snn.trace.without_prefix(), chosen, example, folded)
     if check:
         check_conversion(snn, example)

@@ -122,6 +122,7 @@ class EnergyCost:
             "images": self.images,
             "sops": self.sops.tolist(),
             "macs": self.macs.tolist(),
+            "static_macs": self.static_macs,
             "ann_macs": self.ann_macs,
             "neuron_operations": self.neuron_operations.tolist(),
             "firing_rate": self.firing_rate.tolist(),

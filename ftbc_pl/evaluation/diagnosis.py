@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ftbc_pl.conversion.batch import finite_images
 from ftbc_pl.distributed import maximum_over_processes, progress_bar, sum_over_processes
-from ftbc_pl.evaluation.advice import Finding, advise
+from ftbc_pl.evaluation.advice import NOTHING_TO_MEND, Finding, advise
 from ftbc_pl.functional.neuron import per_channel
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation import Simulation, SpikingNetwork
@@ -80,8 +80,14 @@ class Diagnosis:
         return sorted(found, key=lambda finding: -finding.severity)
 
     def advice(self, count: int = _SHOWN) -> list[str]:
-        """One sentence for each of the sites that add most."""
-        return [advise(finding) for finding in self.findings()[:count]]
+        """One sentence for each of the sites that need mending most; one that says so where there are none."""
+        shown = self._shown(count)
+        return [advise(finding) for finding in shown] or [f"No site adds much of an error: {NOTHING_TO_MEND}."]
+
+    def _shown(self, count: int) -> list[Finding]:
+        """Those that need mending most: first what is dead, then by what they add."""
+        worst = [finding for finding in self.findings() if finding.is_shown][:count]
+        return sorted(worst, key=lambda finding: (not finding.is_all_dead, -finding.own_error[-1]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -97,10 +103,10 @@ class Diagnosis:
         }
 
     def __str__(self) -> str:
-        """The sites that add most, in numbers and in words."""
+        """The sites that need mending most, in numbers and in words; where there are none, those that add most."""
         columns = ("site", "error at T", "own", "inherited", "inputs above θ", "saturated", "dead", "silent")
         rows = []
-        for finding in self.findings()[:_SHOWN]:
+        for finding in self._shown(_SHOWN) or self.findings()[:_SHOWN]:
             i = self.sites.index(finding.site)
             shares = (self.above[i], self.saturated[i], self.dead[i], self.silent[i])
             errors = (self.error[i, -1], self.own_error[i, -1], self.inherited_error[i, -1])

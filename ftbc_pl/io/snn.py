@@ -25,7 +25,7 @@ from ftbc_pl.simulation.corrections import Changed
 
 
 def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: CalibrationReport | None = None) -> None:
-    """Write `<path>.safetensors` and `<path>.json`, both or neither.
+    """Write `<path>.safetensors` and `<path>.json`, both or neither; those of an earlier save are replaced.
 
     Args:
         snn: A spiking network, calibrated or not.
@@ -69,6 +69,8 @@ def save_snn(snn: SpikingNetwork, path: str | os.PathLike[str], *, report: Calib
 
 def load_snn(path: str | os.PathLike[str], ann: nn.Module | None = None) -> SpikingNetwork:
     """Read what `save_snn` wrote; outputs are bit-equal to those before.
+
+    `shorten_(snn, 4)` then lets it stop after four timesteps, say.
 
     Args:
         path: Path without suffix, either of the two files, or a folder that holds `snn.json`.

@@ -7,7 +7,7 @@ from ftbc_pl.reports.figures import energy_figure, error_figure
 from ftbc_pl.reports.parts import Drawing, Listing, Panel, Table
 from ftbc_pl.reports.results import RunResults
 from ftbc_pl.reports.sites import NOTHING
-from ftbc_pl.reports.wording import closing_lines, exit_ratios, percent
+from ftbc_pl.reports.wording import closing_lines, diagnosis_lines, exit_ratios, image_count, percent
 
 _MOST_STEPS = 16  # that a table of sites has columns for
 
@@ -61,19 +61,31 @@ def energy_panel(results: RunResults) -> Panel | None:
         columns["without calibration"] = [f"{value:,.0f}" for value in cost["uncalibrated"]["sops"]]
     for name, part in cost["conventions"].items():
         columns[f"µJ, {name}"] = [f"{1e6 * value:.3g}" for value in part["joules"]]
-        columns[f"ANN cheaper above rate, {name}"] = [f"{value:.3g}" for value in part["break_even_rate"]]
+        columns[f"ANN cheaper above rate, {name}"] = [_rate(value) for value in part["break_even_rate"]]
     sources = "; ".join(f"{name}: {part['source']}" for name, part in cost["conventions"].items())
     ann = ", ".join(f"{1e6 * part['ann_joules']:.3g} µJ ({name})" for name, part in cost["conventions"].items())
+    few = cost["images"] < results.images
+    counted = f"{cost['images']:,} images that are spread over the " if few else ""
     note = (
-        f"For an image, up to t, counted on {cost['images']:,} images that are spread over the {results.split} images; "
-        f"without calibration: its synaptic operations. The ANN has {cost['ann_macs']:,.0f} MACs, {ann}. Firing rates "
-        "are means over synapses. Additions in neurons (updates, biases, resets) are not priced. "
+        f"For an image, up to t, counted on {counted}{image_count(results)}; without calibration: its synaptic "
+        f"operations. The ANN has {cost['ann_macs']:,.0f} MACs, {ann}. MACs of the SNN: once in the first layer, since "
+        "the image is the same at every step, and at every step in layers that get values, no spikes, such as those "
+        "behind rate-exact sites (max pooling). Firing rates are means over synapses. The ANN is cheaper at firing "
+        "rates above that of its column: never, where no rate makes it so; always, where the MACs alone cost more. "
+        "Additions in neurons (updates, biases, resets) are not priced. "
         f"{cost['not_counted']} {sources}."
     )
     alt = f"Accuracy against energy. {' '.join(closing_lines(results)[:2])}"
     table = Table(label="Operations and energy", columns=list(columns), rows=list(zip(*columns.values(), strict=True)))
     drawing = Drawing(figure=energy_figure(results), alt=alt)
     return Panel(title="Energy", note=note, drawings=[drawing], tables=[table, _site_energy(results.energy)])
+
+
+def _rate(break_even: float) -> str:
+    """A firing rate of break-even, where there is one in 0..1."""
+    if break_even <= 0:
+        return "always"
+    return "never" if break_even >= 1 else f"{break_even:.3g}"
 
 
 def _site_energy(cost: Mapping[str, Any]) -> Table:
@@ -98,9 +110,9 @@ def diagnosis_panel(results: RunResults) -> Panel | None:
     """What each site adds to the error, and what would help."""
     if not results.diagnosis:
         return None
-    advice = list(results.diagnosis["advice"])
+    advice = diagnosis_lines(results)
     alt = f"Heat map of the error that each site adds at each step. {' '.join(advice)}"
-    listing = Listing(label="The sites that add most", text="\n".join(advice))
+    listing = Listing(label="What needs mending", text="\n".join(advice))
     note = "Norm of what the neurons of a site add, given their real input, divided by that of the ANN's activation."
     drawing = Drawing(figure=error_figure(results), alt=alt)
     return Panel(title="Where the accuracy is lost", note=note, drawings=[drawing], listings=[listing])

@@ -43,7 +43,7 @@ def report_html(results: RunResults, files: Sequence[str] = ()) -> str:
         facts=facts(results),
         key_figures=key_figures(results),
         panels=[panel for panel in (make(results) for make in PANELS) if panel is not None],
-        links={name: name for name in files} | results.links,
+        links={name: name for name in files} | {f"logs: {name}": place for name, place in results.links.items()},
     )
 
 

@@ -3,17 +3,20 @@
 `PANELS.append(my_panel)` adds one; a function that returns None shows nothing.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
+from ftbc_pl.options import RunOptions
+from ftbc_pl.registry import SOLVERS
 from ftbc_pl.reports.cost_panels import diagnosis_panel, early_exit_panel, energy_panel, exit_rows
 from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_figure
 from ftbc_pl.reports.parts import Drawing, Listing, Panel, Table
 from ftbc_pl.reports.results import RunResults, to_plain
 from ftbc_pl.reports.sites import NOTHING, bias_by_site, rate_by_site, site_cells
-from ftbc_pl.reports.wording import curve_name, image_count, latency, percent, summary_line
+from ftbc_pl.reports.wording import curve_name, few_images, image_count, latency, percent, summary_line
 
 ROWS_SIDE_BY_SIDE = 16
 
@@ -27,10 +30,10 @@ def key_figures(results: RunResults) -> list[tuple[str, str]]:
         for key in reversed(curves)
     ]  # the calibrated network first: it is what the run was for
     if "calibrated" in curves:
-        gains = _gains(results)
-        step = max(range(len(gains)), key=gains.__getitem__)
-        place = f"at t\u00a0=\u00a0{results.steps[step]}"
-        shown.append((f"{100 * gains[step]:+.1f} points", f"largest gain by calibration, {place}"))
+        # As if the images were others for each: an upper bound, since the same images make differences surer.
+        error = math.hypot(*(results.standard_error(curves[key][-1]) for key in ("uncalibrated", "calibrated")))
+        gain = f"{100 * _gains(results)[-1]:+.1f} ± {100 * error:.1f} points"
+        shown.append((gain, f"gain by calibration at T\u00a0=\u00a0{steps}"))
     return shown
 
 
@@ -55,7 +58,7 @@ def accuracy_panel(results: RunResults) -> Panel:
         note=(
             f"Accuracy of the prediction at timestep t, on {image_count(results)}, "
             f"± its standard error √(p(1−p)/n){gain}. All networks saw the same images, so that "
-            f"differences between them are surer than this.{_readout_only(results)}"
+            f"differences between them are surer than this.{_readout_only(results)} {few_images(results)}".strip()
         ),
         drawings=[
             Drawing(
@@ -104,7 +107,11 @@ def calibration_panel(results: RunResults) -> Panel | None:
     names = {"images": "calibration images", "readout_weights": "weight of each step in the prediction at T"}
     rows = [(names.get(key, key.replace("_", " ")), _fact(key, value)) for key, value in results.calibration.items()]
     table = Table(label="Calibration", columns=["fact", "value"], rows=rows)
-    return Panel(title="Calibration", note="What it was and what it cost.", tables=[table])
+    note = (
+        "What it was and what it cost. A dead channel is 0 in the ANN for all calibration images; the mean of a "
+        "saturated one is at its threshold or above in every batch, so that its neurons can't fire often enough."
+    )
+    return Panel(title="Calibration", note=note, tables=[table])
 
 
 def weights_panel(results: RunResults) -> Panel | None:
@@ -139,8 +146,11 @@ def sites_panel(results: RunResults) -> Panel | None:
     if not cells:
         return None
     note = (
-        "Shape of one step's input without the batch; threshold as minimum / mean / maximum over channels, and where "
-        "it comes from; numbers of normalisation layers folded into the layers before the site; bias as the root mean "
+        "Kind: a spiking site hands on spikes; a rate-exact one (max pooling, say) is computed on means over the steps "
+        "and hands on values. Origin: whether a module, one that is called several times, or a function call in the "
+        "code of the network is replaced, and where. Shape of one step's input without the batch; threshold as minimum "
+        "/ mean / maximum over channels, and where it comes from; numbers of normalisation layers folded into the "
+        "layers before the site; bias as the root mean "
         f"square over channels, in thresholds, at the first step and at T = {results.num_steps}."
     )
     table = Table(label="Sites of the network", columns=list(cells[0]), rows=[list(row.values()) for row in cells])
@@ -152,7 +162,7 @@ def settings_panel(results: RunResults) -> Panel | None:
     """The configuration, and the versions of the packages."""
     listings = []
     if results.settings:
-        settings = yaml.safe_dump(to_plain(results.settings), sort_keys=False, allow_unicode=True)
+        settings = yaml.safe_dump(to_plain(_effective(results.settings)), sort_keys=False, allow_unicode=True)
         listings.append(Listing(label="Settings, as YAML", text=settings))
     if results.versions:
         versions = "\n".join(f"{name} {version}" for name, version in results.versions.items())
@@ -173,6 +183,21 @@ PANELS: list[Callable[[RunResults], Panel | None]] = [
     sites_panel,
     settings_panel,
 ]
+
+
+def _effective(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those defaults of the section ftbc that are options of other solvers."""
+    section = settings.get("ftbc")
+    if not isinstance(section, Mapping) or section.get("solver") not in list(SOLVERS):
+        return dict(settings)
+    own = SOLVERS[section["solver"]].options
+    foreign = {option for name in SOLVERS for option in SOLVERS[name].options} - set(own)
+    kept = {
+        name: value
+        for name, value in section.items()
+        if name not in foreign or value != getattr(RunOptions, name, None)
+    }
+    return {**settings, "ftbc": kept}
 
 
 def _readout_only(results: RunResults) -> str:

@@ -1,11 +1,16 @@
 """What was measured, in words: the same in the terminal, in the titles of figures and in the report."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ftbc_pl.evaluation.advice import NOTHING_TO_MEND
 from ftbc_pl.reports.results import RunResults
-from ftbc_pl.sites import waiting
+from ftbc_pl.sites import RATE_EXACT, waiting
+
+_FEW_IMAGES = 100  # below which an accuracy may be off by ten points
+_MOSTLY = 0.5  # of the energy
 
 
 def table_steps(num_steps: int) -> list[int]:
@@ -45,8 +50,28 @@ def latency(results: RunResults) -> str:
 
 
 def closing_lines(results: RunResults) -> list[str]:
-    """What was measured beside the accuracy: energy (two lines), early exit, and the sites that need mending."""
-    return [*_energy_lines(results), *_exit_lines(results), *(results.diagnosis or {}).get("advice", ())]
+    """What was measured beside the accuracy: energy (two lines), early exit, what needs mending, what is unsure."""
+    lines = [*_energy_lines(results), *_exit_lines(results), *diagnosis_lines(results), few_images(results)]
+    return [line for line in lines if line]
+
+
+def few_images(results: RunResults) -> str:
+    """A sentence where the accuracies are those of so few images that small differences are chance; else nothing."""
+    if results.images >= _FEW_IMAGES:
+        return ""
+    points = 100 / math.sqrt(results.images)  # two standard errors of an accuracy of one half
+    return f"{image_count(results).capitalize()} are few: differences below {points:.0f} points say nothing."
+
+
+def diagnosis_lines(results: RunResults) -> list[str]:
+    """The sites that need mending, or that there is nothing to mend, since no accuracy is lost at T."""
+    if results.diagnosis is None:
+        return []
+    lost = results.ann_accuracy - results.accuracy_final
+    is_dead = any(site.get("dead") == 1 for site in results.diagnosis.get("sites", ()))  # in the ANN as well
+    if results.images < _FEW_IMAGES or lost > results.standard_error(results.ann_accuracy) or is_dead:
+        return list(results.diagnosis["advice"])
+    return [f"At T = {results.num_steps} no accuracy is lost beyond its standard error: {NOTHING_TO_MEND}."]
 
 
 def _energy_lines(results: RunResults) -> list[str]:
@@ -60,7 +85,29 @@ def _energy_lines(results: RunResults) -> list[str]:
         f"T = {results.num_steps}, the ANN has {cost['ann_macs']:,.0f} MACs; counted on {cost['images']:,} images."
     )
     ratios = [f"{100 * part['ratio'][-1]:.1f} % ({name})" for name, part in cost["conventions"].items()]
-    return [first, f"Energy, as a share of the ANN's: {', '.join(ratios)}. {cost['not_counted']}"]
+    second = f"Energy, as a share of the ANN's: {', '.join(ratios)}. {cost['not_counted']}{_repeated_macs(results)}"
+    return [first, second]
+
+
+def _repeated_macs(results: RunResults) -> str:
+    """What multiplies at every step and how to avoid it, where most of the energy at T goes there."""
+    cost: Any = results.energy
+    name, part = next(iter(cost["conventions"].items()))
+    macs = cost["macs"][-1] - cost.get("static_macs", cost["macs"][-1])
+    share = macs * part["mac"] / max(part["joules"][-1], macs * part["mac"], 1e-30)
+    if share <= _MOSTLY:
+        return ""
+    operations = results.conversion.get("operations", {}).get(RATE_EXACT, {})
+    behind = f"rate-exact sites ({', '.join(operations)})" if operations else "other layers, without neurons in between"
+    pooling = "; average pooling keeps spikes, train with model.pooling avg" if _pools(operations) else ""
+    return (
+        f" {100 * share:.0f} % of the energy ({name}) are MACs of layers behind {behind}: these get values, no spikes, "
+        f"and multiply at every step{pooling} (docs/energy.md)."
+    )
+
+
+def _pools(operations: Iterable[str]) -> bool:
+    return any("max_pool" in name for name in operations)
 
 
 def _exit_lines(results: RunResults) -> list[str]:

@@ -37,7 +37,7 @@ class SpikingNetwork(nn.Module):
         network: The ANN: `snn.network(images)` gives its logits (B, num_classes).
         sites: One module per site, in forward order.
         trace: What each site replaces.
-        num_steps: Number of timesteps T.
+        num_steps: Number of timesteps T; `shorten_` lowers it.
         time_chunk: Timesteps run at once; memory grows with it, the result does not depend on it. None: all on a GPU,
             on a CPU as many as make about 128 rows, which its caches hold; fewer where the memory is too small.
         precision: `bf16` runs layers in 16 bits in `forward`, with membranes in 32; `fp32` runs them as they are.
@@ -74,12 +74,10 @@ class SpikingNetwork(nn.Module):
         self.network = network
         self.sites = nn.ModuleList(sites)
         self.trace = trace
-        self.num_steps = options.num_steps
         self.time_chunk: int | None = None
         self.memory_limit: int | None = None
         self.precision = "fp32"
         self._chunk_of: dict[Any, int] = {}
-        self.static_prefix = trace.static_prefix
         self.options = options
         self.input_size = input_size
         self.report = report
@@ -97,6 +95,16 @@ class SpikingNetwork(nn.Module):
     def input_dtype(self) -> torch.dtype:
         """Type of the images that it takes: that of its conversion, unless `half()` or `double()` changed it."""
         return self._no_images.dtype
+
+    @property
+    def num_steps(self) -> int:
+        """Number of timesteps T."""
+        return self.options.num_steps
+
+    @num_steps.setter
+    def num_steps(self, steps: int) -> None:
+        instead = f"ftbc_pl.shorten_(snn, {steps}) simulates the first {steps} alone; for more, convert again."
+        raise AttributeError(f"num_steps is {self.num_steps}, and setting it would change nothing: {instead}")
 
     @property
     def prediction_steps(self) -> tuple[int, ...]:
@@ -260,7 +268,7 @@ class SpikingNetwork(nn.Module):
         if layers is None and self._is_calibrated:
             layers = self.corrections.during(visitor.rows, visitor.ann_rows)
         rows = images
-        if not self.static_prefix:
+        if not self.trace.static_prefix:
             rows = images.expand(visitor.rows, *images.shape).flatten(0, 1)
         outputs = Redirection(self.network, self.trace, self.sites, visitor, layers).run(rows)
         leaves, structure = tree_flatten(outputs)

@@ -43,7 +43,7 @@ def shorten_(snn: SpikingNetwork, num_steps: int) -> None:
     if snn.uncalibrated_readout is not None:
         snn.uncalibrated_readout = snn.uncalibrated_readout[:num_steps, :num_steps].clone()
     snn.exit_thresholds = snn.exit_thresholds[:num_steps].clone()
-    snn.num_steps, snn.options = num_steps, replace(snn.options, num_steps=num_steps)
+    snn.options = replace(snn.options, num_steps=num_steps)
 
 
 @torch.no_grad()

@@ -66,9 +66,9 @@ def test_chunks_of_any_size_give_the_same_outputs(chunk, pool):
 
 def test_static_prefix_gives_the_same_outputs():
     snn = convert(small_cnn(), 4, batches=[images()]).double()
-    assert snn.static_prefix
+    assert snn.trace.static_prefix
     once = snn(images().double())
-    snn.trace, snn.static_prefix = snn.trace.without_prefix(), False
+    snn.trace = snn.trace.without_prefix()
     torch.testing.assert_close(snn(images().double()), once, rtol=0, atol=1e-12)
 
 

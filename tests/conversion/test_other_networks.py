@@ -100,7 +100,7 @@ def test_a_forward_may_use_its_batch_size_anywhere(make, shape, check, tmp_path)
     network = make().eval()
     x = torch.randn(5, *shape)
     snn = convert(network, 64, batches=[x], threshold="max", check=check)
-    assert not snn.static_prefix
+    assert not snn.trace.static_prefix
     assert approaches(snn, network, x)
     assert snn(x[:1]).shape == (64, 1, *network(x).shape[1:])
     save_snn(snn, tmp_path)
@@ -134,8 +134,8 @@ def test_constant_layers_run_once_where_sizes_do_no_harm(read):
             read(x)
             return self.body(x)
 
-    assert convert(Reading(), 2, batches=[images()]).static_prefix
-    assert convert(Harmless().eval(), 2, batches=[images()]).static_prefix
+    assert convert(Reading(), 2, batches=[images()]).trace.static_prefix
+    assert convert(Harmless().eval(), 2, batches=[images()]).trace.static_prefix
 
 
 @pytest.mark.parametrize("count", [2, 8])

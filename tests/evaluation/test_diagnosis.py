@@ -1,6 +1,7 @@
 """Each site's error is what it adds and what it gets, and the advice fits networks made sick on purpose."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,6 +76,8 @@ def test_the_errors_are_those_of_their_definition(chunk):
 def test_a_healthy_network_has_nothing_to_mend():
     sick = diagnose(healthy(256, threshold="max"), unseen(), progress=False)
     assert {finding.cause for finding in sick.findings()} == {"none"}
+    assert sick.advice() == ["No site adds much of an error: nothing to mend."]
+    assert str(sick).count(" % ") > 8  # the numbers are there all the same
     assert sick.error[:, -1].max() < 0.05
 
 
@@ -85,7 +88,8 @@ def test_a_threshold_that_is_too_small():
     assert sick.findings()[0].site == FIRST
     assert sick.findings()[0].cause == "clipping"
     share = 100 * sick.above[0].item()
-    assert f"{FIRST} adds" in str(sick)
+    added = f"Site {FIRST} adds an error of {100 * sick.own_error[0, -1]:.0f} % of its activation at T = 32: "
+    assert added in str(sick)
     assert f"{share:.0f} % of its inputs lie above the threshold; try ftbc.threshold=max" in str(sick)
     assert cause_of(snn, SECOND) != "clipping"
 
@@ -120,7 +124,7 @@ def test_a_dead_layer():
     assert sick.dead[0] < 0.5
     assert sick.findings()[0].site == SECOND
     assert sick.findings()[0].cause == "dead"
-    assert f"{SECOND}: 100 % of its channels are 0 in the ANN" in str(sick)
+    assert f"Site {SECOND}: 100 % of its channels are 0 in the ANN" in str(sick)
     assert sick.error[1].tolist() == sick.own_error[1].tolist() == sick.inherited_error[1].tolist() == [0.0] * 32
     assert str(sick).splitlines()[2].split()[:4] == [SECOND, "-", "-", "-"]
     assert 0 < sick.error[0, -1] < 1
@@ -135,7 +139,29 @@ def test_too_few_levels():
 def test_too_few_steps():
     snn = healthy(2, threshold="max")
     assert cause_of(snn, FIRST) == cause_of(snn, SECOND) == "steps"
-    assert "try more timesteps" in str(diagnose(snn, unseen(), progress=False))
+    sick = diagnose(snn, unseen(), progress=False)
+    assert f"(at t = 1 the error was {100 * sick.own_error[0, 0]:.0f} %, so that more steps lower it)" in str(sick)
+    assert "try more timesteps" in str(sick)
+
+
+def test_the_text_names_what_adds_something_in_the_order_of_its_size():
+    found = diagnose(healthy(2), unseen(), progress=False)
+
+    def sick(own, dead):
+        own_error = torch.tensor(own).unsqueeze(1)
+        zeros, names = torch.zeros(len(own)), tuple(map(str, range(len(own))))
+        return replace(
+            found, sites=names, learned=(False,) * len(own), error=own_error, own_error=own_error,
+            inherited_error=own_error, clipped=zeros, rounded=zeros, above=zeros, peak=zeros + 1, saturated=zeros,
+            dead=torch.tensor(dead), silent=zeros,
+        )  # fmt: skip
+
+    # The most severe of the four adds the least of those that are shown; one that is dead in part adds nothing.
+    lines = sick([0.5, 0.4, 0.001, 0.3], [0.0, 0.75, 0.9, 0.0]).advice()
+    assert [line.split(":")[0].split(" of its")[0] for line in lines] == [
+        f"Site {name} adds an error of {size} %" for name, size in (("0", 50), ("1", 40), ("3", 30))
+    ]
+    assert sick([0.0, 0.4], [1.0, 0.0]).advice()[0].startswith("Site 0: 100 % of its channels are 0")
 
 
 def test_saturated_channels_are_those_whose_mean_is_above_the_threshold():

@@ -27,7 +27,7 @@ def measured():
     with snn.uncalibrated():
         before = measure_energy(snn, loader, progress=False)
     return collect_results(
-        snn, Accuracies(0.9, accuracy, accuracy, 400), report, "test", {},
+        snn, Accuracies(1.0, accuracy, accuracy, 400), report, "test", {},
         energy=measure_energy(snn, loader, progress=False), energy_uncalibrated=before,
         early_exit=evaluate_exit(snn, loader, progress=False),
         diagnosis=diagnose(snn, loader, progress=False),

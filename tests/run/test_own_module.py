@@ -18,7 +18,7 @@ from ftbc_pl import FTBC, FTBCTrainer, load_snn
 from ftbc_pl.conversion import ConversionError
 from ftbc_pl.finding import network_name, network_of, place_in_state
 from ftbc_pl.loaders import calibration_loader
-from tests.pipeline import results
+from tests.pipeline import quiet_trainer, results
 
 pytestmark = [
     pytest.mark.usefixtures("own_folder"),
@@ -130,10 +130,18 @@ def test_a_part_of_the_network_is_not_taken_for_all_of_it():
     with pytest.raises(AttributeError) as error:
         network_of(module)
     assert str(error.value) == (
-        "Task has several modules or none. It has backbone (Sequential), head (Linear): name the one that maps images "
-        'to logits as in FTBC(network="…") (--ftbc.network).'
+        "Task has several modules with weights, of which each may be a part. It has backbone (Sequential), head "
+        '(Linear): name the one that maps images to logits as in FTBC(network="…") (--ftbc.network), or give Task a '
+        'forward that does, and FTBC(network="self").'
     )
     assert network_of(module, "backbone") is module.backbone
+
+
+def test_a_module_without_a_network_is_told_so():
+    with pytest.raises(AttributeError, match=r"^Task has no module with weights\. It has flip \(Identity\): name"):
+        network_of(Task(flip=nn.Identity(), metric=BESIDE["metric"]))
+    with pytest.raises(AttributeError, match=r"^Task has no module with weights\. Make one that maps images to logits"):
+        network_of(Task(metric=BESIDE["metric"]))
 
 
 @pytest.mark.parametrize("name", ["nothing", "metric", "loss", "body.nothing", "training_step"])
@@ -261,12 +269,13 @@ def test_too_few_batches_of_a_datamodule_are_said_before_the_training():
     assert trainer.global_step == 0
 
 
-def test_each_process_takes_its_share_of_the_batches_that_are_handed_in(monkeypatch):
+def test_each_process_takes_its_share_of_the_batches_that_are_handed_in(monkeypatch, tmp_path):
+    trainer = quiet_trainer(tmp_path)
     batches = [torch.arange(5.0), torch.arange(10.0, 15.0)]
     shares = []
     for rank in range(2):
         monkeypatch.setattr("ftbc_pl.loaders.process_place", lambda rank=rank: (rank, 2))
-        loader = calibration_loader(None, 128, 1, batches)
+        loader = calibration_loader(trainer, 128, 1, batches)
         assert [part.tolist() for part in loader] == [part.tolist() for part in loader]
         shares += [part.tolist() for part in loader]
     assert shares == [[0, 2, 4], [1, 3]]

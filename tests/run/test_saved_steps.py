@@ -38,6 +38,13 @@ def test_other_steps_than_those_it_has_are_refused(steps):
         shorten_(snn, steps)
 
 
+def test_an_assignment_that_would_change_nothing_is_refused():
+    snn, _, _ = calibrated()
+    with pytest.raises(AttributeError, match=r"num_steps is 6 as .*ftbc_pl\.shorten_\(snn, 4\) simulates the first 4"):
+        snn.num_steps = 4
+    assert snn.num_steps == 6
+
+
 def test_the_mean_is_that_of_the_outputs_and_takes_early_exit_back():
     snn, _, batch = calibrated()
     choose_exit_(snn, [batch], loss=0.5)
