@@ -227,6 +227,7 @@ class Run:
             energy_uncalibrated=measured.energy_uncalibrated,
             early_exit=measured.early_exit,
             diagnosis=measured.diagnosis,
+            calibrated_earlier=snn is not self.snn,
         )
         if self._output is not None:
             write_text_atomic(self._output.place / "config.yaml", settings)
