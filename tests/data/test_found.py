@@ -125,10 +125,10 @@ def test_images_right_in_the_folder_are_predicted_where_that_is_said(tmp_path):
     [
         ((8, 8), {}, " Images of 8×8 pixels are enlarged to 224×224, which takes longer; --data.input_size 8 keeps "
                      "them."),
-        ((8, 4), {}, " Images of 8×4 pixels are enlarged to 224×224, which takes longer; --data.input_size [4,8] keeps "
+        ((8, 6), {}, " Images of 8×6 pixels are enlarged to 224×224, which takes longer; --data.input_size [6,8] keeps "
                      "them."),
         ((8, 8), {"input_size": 224}, ""),
-        ((113, 8), {}, ""),
+        ((113, 100), {}, ""),
     ],
     ids=["small", "oblong", "as given", "not small"],
 )  # fmt: skip

@@ -203,7 +203,7 @@ def test_a_failed_download_says_what_and_what_to_do_without_a_network(get, name,
         try:
             get(address)
         except Exception as error:
-            raise RuntimeError("it did not work") from error
+            raise RuntimeError("it did not work.") from error
     except RuntimeError as error:
         said = message(error)
     assert said.startswith(f"can't fetch {address} (it did not work). Without a network: ")
