@@ -61,7 +61,7 @@ class Run:
     Attributes:
         options: What to do.
         folder: Where the results go, once claimed.
-        snn: The spiking network, once made or loaded.
+        snn: The spiking network that this run has made; None before it, and where one was loaded.
         report: What the calibration did; None before it, and for networks that were not calibrated.
     """
 
@@ -216,18 +216,18 @@ class Run:
         """Write, log and print the results; process 0 only, no-op in others."""
         folder = self.claim(trainer)
         settings = Settings.of(trainer, self.options)
-        links = logger_links(trainer.loggers, folder)
         results = collect_results(
             snn,
             measured.accuracies,
             self.report,
             split,
             yaml.safe_load(settings),
-            links,
+            logger_links(trainer.loggers, folder),
             energy=measured.energy,
             energy_uncalibrated=measured.energy_uncalibrated,
             early_exit=measured.early_exit,
             diagnosis=measured.diagnosis,
+            calibrated_earlier=snn is not self.snn,
         )
         if self._output is not None:
             write_text_atomic(self._output.place / "config.yaml", settings)

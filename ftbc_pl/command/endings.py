@@ -9,6 +9,7 @@ from urllib.request import Request
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from ftbc_pl.command.table import COMMANDS
 from ftbc_pl.safety.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopping
 
 _HINT = "(FTBC_DEBUG=1 shows where it happened.)"
@@ -29,7 +30,8 @@ def say_how_it_ended(error: BaseException, stopping: Stopping, arguments: Sequen
     # Lightning turns Ctrl-C within its loops into an exit with status 1.
     if stopping.terminated or stopping.interrupted or KeyboardInterrupt in (type(error), type(error.__context__)):
         if main_process:
-            print(stopping.sentence(arguments), file=sys.stderr)
+            command = COMMANDS.get(arguments[0]) if arguments else None
+            print(stopping.sentence(arguments, command is not None and command.goes_on), file=sys.stderr)
         if not stopping.terminated:
             return EXIT_INTERRUPTED
         # Lightning kills the first process when another one ends with a status other than 0.
@@ -47,7 +49,7 @@ def message(error: BaseException) -> str:
     text = str(error).strip()
     address = failed_download(error)
     if address:
-        return f"can't fetch {address} ({text}). {_offline(address)}"
+        return f"can't fetch {address} ({text.rstrip('.')}). {_offline(address)}"
     if not text or isinstance(error, KeyError | IndexError | AssertionError | StopIteration | ZeroDivisionError):
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text

@@ -1,7 +1,6 @@
 """The command export: it takes neither model nor data nor trainer."""
 
-from jsonargparse import auto_cli
-
+from ftbc_pl.command.parser import call
 from ftbc_pl.export import export
 from ftbc_pl.safety.signals import Stopping
 
@@ -13,4 +12,4 @@ def run(arguments: list[str], stopping: Stopping) -> None:
         arguments: The command's name and options.
         stopping: Not looked at: the file is written as a whole.
     """
-    auto_cli(export, as_positional=False, args=arguments[1:], prog="ftbc-pl export")
+    call(export, arguments)

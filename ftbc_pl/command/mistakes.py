@@ -69,10 +69,12 @@ def _missing(message: str, key: str, parser: Any) -> str:
     if not found:
         return ""
     names = [name.partition(".")[2] if "." in name else name for name in found[1].split(", ")]
+    places = {action.dest for action in parser._actions if not action.option_strings}
+    wanted = [name.upper() if name in places else f"--{name}" for name in names]
     kinds = _listed(class_names("data"))
     hint = f": --data.root FOLDER of images, a data module ({kinds}), or a --config that names one"
     hint = hint if "data" in names else ""
-    return f"expected {' and '.join(f'--{name}' for name in names)}{hint}"
+    return f"expected {' and '.join(wanted)}{hint}"
 
 
 def _no_sections(message: str, key: str, parser: Any) -> str:

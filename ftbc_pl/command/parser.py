@@ -5,15 +5,37 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ftbc_pl.command.mistakes import explain
-from ftbc_pl.command.table import COMMANDS
+from ftbc_pl.command.table import COMMANDS, RUNS
 
+# Options that a command has of its own, in the words of its short help, which starts with them.
+OWN = {
+    "compare": {
+        "num_steps": "timesteps T, as 1,2,4,8",
+        "solvers": "as heuristic,exact,balanced",
+        "weights": "keep, ridge or keep,ridge",
+        "draws": "choices of the calibration images",
+        "split": "images to measure on: validation, test",
+    },
+    "sweep": {
+        "file": "the sweep file, as `wandb sweep` takes it",
+        "count": "most runs, for random and bayes",
+        "output_dir": "folder of the table; else in runs/",
+        "retry": "true runs failed ones again",
+    },
+    "export": {
+        "snn_path": "folder or file of the saved network",
+        "format": "nir, or onnx",
+        "output": "file to write",
+        "overwrite": "true lets it be replaced",
+    },
+}
 # What the short help shows, where a command has it: the options that people use, in words that fit into a line.
 SHOWN = {
     "Run": {
@@ -68,6 +90,7 @@ SHOWN = {
     },
 }
 _RUN_HERE = ("output_dir", "overwrite", "time_chunk")
+_SHARED_BY_ALL = (*_RUN_HERE, "threshold", "num_batches", "batch_size")  # what a comparison does not go over
 # Sections and options of the trainer that only a training uses.
 _TRAINING = (
     "optimizer",
@@ -86,7 +109,7 @@ _TRAINING_OF_TRAINER = (
 _TRAIN, _MAKE = ("fit",), ("fit", "calibrate")
 _COLUMN = 35
 _TAKES = {"config": "FILE", "data": "CLASS"} | dict.fromkeys(
-    ("limit_val_batches", "limit_test_batches", "limit_predict_batches", "max_epochs", "time_chunk"), "N"
+    ("limit_val_batches", "limit_test_batches", "limit_predict_batches", "max_epochs", "time_chunk", "count"), "N"
 )
 
 
@@ -98,6 +121,22 @@ class _HelpAll(argparse._HelpAction):
         parser.whole = True
         parser.print_help()
         raise SystemExit(0)
+
+
+def call(function: Callable[..., Any], arguments: Sequence[str], as_positional: bool = False) -> None:
+    """Call a function that is a command by itself, with its parameters as options.
+
+    Args:
+        function: The function.
+        arguments: The command's name and options.
+        as_positional: Whether what it can't do without is named by its place.
+    """
+    parser = Parser(description=COMMANDS[arguments[0]].summary)
+    parser.subcommand = arguments[0]
+    parser.add_argument("--config", action="config", help="YAML file of options.")
+    parser.add_function_arguments(function, as_positional=as_positional)
+    given = parser.parse_args(list(arguments[1:]))
+    function(**{name: value for name, value in vars(given).items() if name != "config"})
 
 
 class Parser(LightningArgumentParser):
@@ -121,18 +160,24 @@ class Parser(LightningArgumentParser):
         """The short help of a command, or the whole."""
         if self.subcommand not in COMMANDS:
             return super().format_help(*args)
-        self.usage = f"{self.name} [options]"  # else it names each
+        self.usage = self.synopsis  # else it names each
         with self._only_for(self.subcommand):
             return super().format_help(*args) if self.whole else self._short_help()
 
     def format_usage(self) -> str:
         """One line."""
-        return f"usage: {self.name} [options]; {self.name} --help shows them\n"
+        return f"usage: {self.synopsis}; {self.name} --help shows them\n"
 
     @property
     def name(self) -> str:
         """The program with its command."""
         return f"ftbc-pl {self.subcommand or 'COMMAND'}"
+
+    @property
+    def synopsis(self) -> str:
+        """The program with its command and what that takes."""
+        places = [a.dest.upper() for a in self._actions if not a.option_strings and a.dest != "subcommand"]
+        return " ".join([self.name, *places, "[options]"])
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in a line or two what is wrong, and exit with status 2."""
@@ -164,23 +209,26 @@ class Parser(LightningArgumentParser):
 
     def _short_help(self) -> str:
         command = COMMANDS[self.subcommand]
-        lines = [f"usage: {self.name} [options]", "", command.summary, "", "Examples:"]
+        lines = [f"usage: {self.synopsis}", "", command.summary, "", "Examples:"]
         lines += [f"  {example}" for example in command.examples]
         known: dict[str, argparse.Action | None] = {
             action.dest: action for action in self._actions if action.help != argparse.SUPPRESS
         }
         # Those of the classes that these sections name.
         known |= {f"{key}.{name}": None for key, name in (("data", "root"), ("optimizer", "lr")) if key in known}
-        for title, words in SHOWN.items():
+        own = OWN.get(self.subcommand, {})
+        for title, words in {f"Options of {self.subcommand}": own, **self._shared()}.items():
             shown = {dest: text for dest, text in words.items() if dest in known and _shows(self.subcommand, dest)}
             lines += ["", f"{title}:"] if shown else []
             lines += [f"{_option(dest, known[dest]):<{_COLUMN}} {text}" for dest, text in shown.items()]
-        lines += [
-            "",
-            f"Small letters are defaults. Every option: {self.name} --help.all.",
-            f"All values that would be used, as YAML: {self.name} … --print_config.",
-        ]
+        lines += ["", f"Small letters are defaults. Every option: {self.name} --help.all."]
+        if self._shared():
+            lines += [f"All values that would be used, as YAML: {self.name} … --print_config."]
         return "\n".join(lines) + "\n"
+
+    def _shared(self) -> dict[str, dict[str, str]]:
+        """The options that the runs share, in the words of the short help; other commands have their own alone."""
+        return SHOWN if COMMANDS[self.subcommand].target == RUNS else {}
 
 
 def is_of_training(dest: str) -> bool:
@@ -197,7 +245,7 @@ def _shows(command: str, dest: str) -> bool:
     wanted = {"fit": "val", "calibrate": "val", "validate": "val"}.get(command, command)
     if name.startswith("limit_"):
         return name == f"limit_{wanted}_batches"
-    return command in _MAKE or section != "ftbc" or name in _RUN_HERE
+    return command in _MAKE or section != "ftbc" or name in (_SHARED_BY_ALL if command == "compare" else _RUN_HERE)
 
 
 def _option(dest: str, action: argparse.Action | None) -> str:
@@ -205,6 +253,8 @@ def _option(dest: str, action: argparse.Action | None) -> str:
     default = None if action is None else action.default
     plain = isinstance(default, str | int | float) and default is not argparse.SUPPRESS
     text = str(default).lower() if isinstance(default, bool) else str(default)
+    if action is not None and not action.option_strings:
+        return f"  {dest.upper()}"
     name = dest.rpartition(".")[2]
     value = text if plain else _TAKES.get(name, name.upper())
     return f"  --{dest}" if action is not None and action.nargs == 0 else f"  --{dest} {value}"

@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import ModelSummary, ProgressBar, RichProgressB
 from lightning.pytorch.utilities import rank_zero_info
 from rich import get_console
 
+from ftbc_pl.data import ClassificationData
+
 # Where Lightning logs what it tells the user.
 _LOG = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 # Where each of a dozen tries to reach the hub of weights is told; the error at the end says what could not be fetched.
@@ -114,6 +116,20 @@ class Epochs(Callback):
         last = f" of {trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
         seconds = time.monotonic() - self._began
         rank_zero_info(f"Epoch {trainer.current_epoch + 1}{last}: {seconds:.0f} s{shown}")
+
+
+class LogEachEpoch(Callback):
+    """Lets every epoch log its training loss, also one of fewer batches than Lightning lets pass between two values."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log at least once an epoch, where the length of an epoch is known."""
+        data = getattr(trainer, "datamodule", None)
+        if stage != "fit" or not isinstance(data, ClassificationData):
+            return
+        batches = len(data.train_dataloader()) // trainer.world_size
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, batches))  # type: ignore[attr-defined]
 
 
 class EndBar(Callback):

@@ -24,7 +24,7 @@ from ftbc_pl.command.given import (
 )
 from ftbc_pl.command.offline import choose_offline
 from ftbc_pl.command.parser import Parser
-from ftbc_pl.command.quiet import EndBar, Epochs, Size, has_bar, say_all, shows_bars
+from ftbc_pl.command.quiet import EndBar, Epochs, LogEachEpoch, Size, has_bar, say_all, shows_bars
 from ftbc_pl.command.section import ftbc_section
 from ftbc_pl.command.table import COMMANDS
 from ftbc_pl.command.unsaid import with_found
@@ -151,6 +151,8 @@ class FTBCCLI(LightningCLI):
             trainer.callbacks.append(EpochSeed(config.seed_everything))
         if self.subcommand == "fit":
             trainer.callbacks.append(DataRate())
+            if config.trainer.log_every_n_steps is None:
+                trainer.callbacks.append(LogEachEpoch())
         if self.subcommand == "fit" and config.ftbc.enabled:
             check_launcher(trainer)
         if not config.checkpoint.save_last:

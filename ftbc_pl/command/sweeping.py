@@ -1,7 +1,6 @@
 """The command sweep: its runs are processes of their own."""
 
-from jsonargparse import auto_cli
-
+from ftbc_pl.command.parser import call
 from ftbc_pl.safety.signals import Stopping
 from ftbc_pl.sweeps import sweep
 
@@ -13,4 +12,4 @@ def run(arguments: list[str], stopping: Stopping) -> None:
         arguments: The command's name and options.
         stopping: Not looked at: the same command goes on where a sweep was stopped.
     """
-    auto_cli(sweep, args=arguments[1:], prog="ftbc-pl sweep")
+    call(sweep, arguments, as_positional=True)

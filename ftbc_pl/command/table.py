@@ -14,11 +14,13 @@ class Command(NamedTuple):
         target: `module:function`. It takes the arguments, the command's name first, and the
             `ftbc_pl.safety.signals.Stopping` that says whether the process was told to stop.
         examples: Two command lines that its own `--help` starts with.
+        goes_on: Whether the same command, given again, goes on where it was stopped.
     """
 
     summary: str
     target: str
     examples: tuple[str, ...] = ()
+    goes_on: bool = False
 
 
 COMMANDS = {
@@ -39,6 +41,7 @@ COMMANDS = {
         RUNS,
         ("ftbc-pl compare --config runs/RUN/config.yaml --ckpt_path best.ckpt --num_steps 1,2,4,8 --draws 3",
          "ftbc-pl compare --config runs/RUN/config.yaml --ckpt_path best.ckpt --weights keep,ridge"),
+        goes_on=True,
     ),
     "validate": Command(
         "Measure the accuracy of a checkpoint or a saved spiking network on the validation images.",
@@ -61,9 +64,14 @@ COMMANDS = {
     "sweep": Command(
         "Run a sweep file of W&B on this machine, without an account.",
         "ftbc_pl.command.sweeping:run",
+        ("ftbc-pl sweep sweeps/convergence.yaml",
+         "ftbc-pl sweep sweeps/convergence.yaml --retry true"),
+        goes_on=True,
     ),
     "export": Command(
         "Write a saved spiking network for other software, as NIR or ONNX.",
         "ftbc_pl.command.exporting:run",
+        ("ftbc-pl export --snn_path runs/RUN --format nir --output network.nir",
+         "ftbc-pl export --snn_path runs/RUN --format onnx --output network.onnx"),
     ),
 }  # fmt: skip

@@ -57,6 +57,9 @@ def fill(
         ValueError: There are fewer calibration batches than the draws need, or nothing to evaluate on.
     """
     plan, device = table.plan, _device(ann)
+    if table.records and store.folder is not None:
+        done, number = progress_of(table, any(record.causal for record in table.records))
+        rank_zero_info(f"{done} of {number} measurements are there already, in {store.folder}.")
     loader = calibration() if is_missing(table) else None
     if loader is not None:
         check_number(plan, number_of_batches(loader))
@@ -70,15 +73,34 @@ def fill(
         own = list(islice(source, plan.num_batches))
         check_number(plan, draw * plan.num_batches + len(own), draw + 1)
         for rule, snn in _to_do(table, ann, own, draw):
+            done, number = progress_of(table, _is_causal(snn))
+            place = f"T = {snn.num_steps}, draw {draw + 1} of {plan.draws}"
+            rank_zero_info(f"Measuring {rule.name}, {place} ({done + 1} of {number}).")
             record = _measured(table, rule, snn, own, draw, batches, progress)
             table.records.append(record)
             store.add(table)
-            rank_zero_info(f"Measured {rule.name}, T = {snn.num_steps}, draw {draw + 1} of {plan.draws}.")
 
 
 def is_missing(table: ComparisonTable) -> bool:
     """Whether a comparison lacks anything that takes a calibration."""
     return any(_missing(table, draw) for draw in range(table.plan.draws))
+
+
+def progress_of(table: ComparisonTable, is_causal: bool) -> tuple[int, int]:
+    """How many measurements of a comparison are done, and how many there are in all.
+
+    Args:
+        table: What was measured so far.
+        is_causal: Whether the thresholds let one calibration at the largest T give the smaller ones, for rules that do.
+    """
+    plan = table.plan
+    needed = [
+        table.record(rule, steps, draw)
+        for draw in range(plan.draws)
+        for rule in plan.rules
+        for steps in (plan.num_steps[-1:] if is_causal and rule.is_causal else plan.num_steps)
+    ]
+    return sum(record is not None for record in needed), len(needed)
 
 
 def check_number(plan: Plan, batches: float, draws: int | None = None) -> None:
@@ -151,16 +173,20 @@ def _measured(
             outputs = single_output(snn(images), snn)
             for name, metric in metrics.items():
                 metric.update(weigh(outputs, readouts[name]), labels)
-    sources = {record.threshold_from for record in snn.report.sites}
     return Record(
         solver=rule.solver,
         weights=rule.weights,
         num_steps=snn.num_steps,
         draw=draw,
-        causal=rule.is_causal and "mse" not in sources,
+        causal=rule.is_causal and _is_causal(snn),
         accuracies={name: computed(metric)[0] for name, metric in metrics.items()},
         seconds=seconds,
     )
+
+
+def _is_causal(snn: SpikingNetwork) -> bool:
+    """Whether no threshold was chosen for the network's T."""
+    return all(record.threshold_from != "mse" for record in snn.report.sites)
 
 
 def _batches(batches: Loader, device: torch.device, title: str, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,7 +18,7 @@ LOOKED_AT = 8
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 """Pillow's modes of images without colours."""
 
-__all__ = ["HELD_OUT", "ROOT", "SplitNames", "are_grey", "find_splits", "has_training"]
+__all__ = ["HELD_OUT", "ROOT", "SplitNames", "are_grey", "find_splits", "has_training", "other_splits"]
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class SplitNames:
     def _test(self) -> str:
         if self.has_test:
             return f"{_named(self.test)} for test and predict"
+        if self.train == ROOT:
+            return "no test images (for some, move the class folders into train/ and others into test/)"
         if self.val is None:
-            return "no test images"
+            return "no test images (only test and predict need some, in test/)"
         instead = f"--data.test_split {self.val} keeps {_named(self.val)} for the test, and holds out training images"
         return f"no test images ({instead})"
 
@@ -114,6 +116,16 @@ def has_training(root: Path, train: str | None = None, test: str | None = None) 
     """
     found = find_splits(root, train, test).train
     return any((root / name).exists() for name in (found, f"{found}.tar"))
+
+
+def other_splits(root: Path, *used: str | None) -> list[str]:
+    """Names of the folders and tar files of a data set that are none of the splits in use.
+
+    Args:
+        root: Folder of the data set.
+        *used: Names of the splits in use.
+    """
+    return [name for name in sorted(_names(root).values()) if name not in used and f"{name}.tar" not in used]
 
 
 def are_grey(root: Path, train: str | None = None) -> bool:

@@ -213,8 +213,9 @@ class ImageData(ClassificationData):
         super().setup(stage)
         if self._splits.in_files and stage not in ("test", "predict") and not self._said:
             self._said = True
-            images, kept = len(self._source(self.train_split)), len(self.images("calibration"))
-            rank_zero_info(self.found.in_words(self.root, self.class_names or [], self.in_chans, images, images - kept))
+            size = self.input_size if stage == "fit" and self._given["input_size"] is None else None
+            kept = len(self.images("calibration"))
+            rank_zero_info(self._splits.in_words(self.found, self.in_chans, kept, size))
 
     def prepare_data(self) -> None:
         """Download the data set where asked to; Lightning calls this in one process of each machine."""

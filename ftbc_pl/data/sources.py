@@ -131,8 +131,13 @@ class FileSource(Source):
             return decode(file, self.mode)
 
 
-def split_path(root: Path, split: str) -> Path:
+def split_path(root: Path, split: str, cure: str = "") -> Path:
     """Return the folder or tar file of a split.
+
+    Args:
+        root: Folder of the data set.
+        split: Name of the split.
+        cure: What to do where it is not there.
 
     Raises:
         FileNotFoundError: There is none; says what there is.
@@ -144,8 +149,8 @@ def split_path(root: Path, split: str) -> Path:
         raise FileNotFoundError(f"expected the folder of the data set at {root}, found none; correct data.root")
     found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
     raise FileNotFoundError(
-        f"expected a folder or tar file of class folders named {split!r} in {root}, which holds {found}; "
-        f"name the splits by data.train_split, data.test_split and data.val_split_name"
+        f"expected a folder or tar file named {split!r} in {root}, which holds {found}"
+        f"; {cure or 'name the splits by --data.train_split, --data.test_split and --data.val_split_name'}"
     )
 
 

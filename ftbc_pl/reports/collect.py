@@ -26,6 +26,7 @@ def collect_results(
     energy_uncalibrated: EnergyCost | None = None,
     early_exit: ExitResult | None = None,
     diagnosis: Diagnosis | None = None,
+    calibrated_earlier: bool = False,
 ) -> RunResults:
     """Put the results of a run together.
 
@@ -40,6 +41,7 @@ def collect_results(
         energy_uncalibrated: What it costs without its calibration.
         early_exit: What early exit does, if that was measured.
         diagnosis: Where the accuracy is lost, if that was measured.
+        calibrated_earlier: Whether the network was saved by an earlier run.
     """
     conversion = snn.report
     return RunResults(
@@ -62,6 +64,7 @@ def collect_results(
         diagnosis=None if diagnosis is None else diagnosis.to_dict(),
         schedule=snn.options.schedule,
         latency=snn.latency,
+        calibrated_earlier=calibrated_earlier,
     )
 
 

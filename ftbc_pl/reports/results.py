@@ -40,6 +40,7 @@ class RunResults:
     None where they were not measured.
     By the `schedule` accumulate there is one prediction: lists that have a number per step hold that of T alone.
     `latency` is the number of timesteps that it takes; None: T.
+    `calibrated_earlier` says that this run has measured a network which another one had made and calibrated.
     A further field needs a default, so that files without it stay readable; results.json holds it by itself.
 
     Raises:
@@ -65,6 +66,7 @@ class RunResults:
     schedule: str = "stream"
     latency: int | None = None
     accuracy_readout_only: list[float] | None = None
+    calibrated_earlier: bool = False
 
     def __post_init__(self) -> None:
         """Check lengths and ranges."""

@@ -31,7 +31,7 @@ class Stopping(Callback):
     Attributes:
         terminated: Whether SIGTERM has arrived.
         interrupted: Whether Ctrl-C was pressed.
-        checkpoint: Newest checkpoint of a training that was stopped.
+        checkpoint: Newest checkpoint of a training that was stopped, or is over.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Stopping(Callback):
         self.terminated = False
         self.interrupted = False
         self.checkpoint: Path | None = None
-        self._training = False
+        self._training = self._trained = False
         self._process = os.getpid()
         self._trainer: Trainer | None = None
 
@@ -56,17 +56,20 @@ class Stopping(Callback):
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def sentence(self, arguments: Sequence[str]) -> str:
+    def sentence(self, arguments: Sequence[str], goes_on: bool = False) -> str:
         """Say what has happened, and which command goes on.
 
         Args:
             arguments: Those of the command line.
+            goes_on: Whether the same ones go on with what is there already.
         """
         what = "stopped by SIGTERM" if self.terminated else "interrupted"
         if self.checkpoint is None:
-            return f"ftbc-pl: {what}; no file is half-written. The same command starts again."
+            then = "goes on from there" if goes_on else "starts again"
+            return f"ftbc-pl: {what}; no file is half-written. The same command {then}."
         command = shlex.join(["python", "-m", "ftbc_pl", *resuming(arguments, self.checkpoint)])
-        return f"ftbc-pl: {what}; go on with: {command}"
+        over = "the training is over; for the conversion and what follows " if self._trained else ""
+        return f"ftbc-pl: {what}; {over}go on with: {command}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on wait for the end of a batch."""
@@ -86,7 +89,7 @@ class Stopping(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait no longer; keep the newest checkpoint in mind, from which the rest can be done again."""
-        self._training = False
+        self._training, self._trained = False, True
         self.checkpoint = newest_checkpoint(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -59,6 +59,8 @@ def sweep(file: str, count: int | None = None, output_dir: str | None = None, re
 def _go_over(sweep: SweepFile, runs: list[SweepRun], total: int, folder: Path, key: str) -> None:
     """Run what is missing, in the order of the numbers."""
     missing = [number for number in range(1, total + 1) if number not in {run.number for run in runs}]
+    if len(missing) < total:
+        rank_zero_info(f"{total - len(missing)} of {total} runs are there already, in {folder}.")
     for number in missing:
         # A run that is done again has the point that its number had: only runs before it count.
         before = sorted((run for run in runs if run.number < number), key=lambda run: run.number)

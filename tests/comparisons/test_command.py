@@ -35,7 +35,7 @@ def test_it_measures_what_calibrate_measures_and_goes_on(fitted, caplog):
     caplog.clear()
     with caplog.at_level("INFO"):
         main(command)
-    assert "Measured" not in caplog.text
+    assert "Measuring" not in caplog.text
     assert (folder / "comparison.md").read_text() == written[1]
     assert list(Path("runs").glob("compare-*")) == [folder]
 

@@ -106,15 +106,27 @@ def test_weights_are_rows_of_their_own(held_out):
 class TestFolder:
     options = {"num_steps": [1, 2], "solvers": ["exact", "balanced"], "draws": 2, "progress": False}
 
-    def test_it_goes_on_where_it_was_stopped(self, training, held_out, tmp_path):
+    def test_it_goes_on_where_it_was_stopped(self, training, held_out, tmp_path, caplog):
+        caplog.set_level("INFO")
         stopped = Counted(held_out, stop_at=5)  # the ANN, the network as it was, exact, and balanced at T = 2
         with pytest.raises(KeyboardInterrupt):
             compare(classifier(4), stopped, training, output_dir=tmp_path / "out", **self.options)
         written = json.loads((tmp_path / "out" / "comparison.json").read_text())
         assert [record["solver"] for record in written["records"]] == [None, "exact", "balanced"]
+        assert "Measuring uncalibrated, T = 2, draw 1 of 2 (1 of 8)." in caplog.text
+        assert "are there already" not in caplog.text
+        caplog.clear()
         rest = Counted(held_out)
         table = compare(classifier(4), rest, training, output_dir=tmp_path / "out", **self.options)
         assert rest.times == 5
+        assert [record.getMessage() for record in caplog.records if "easur" in record.getMessage()] == [
+            f"3 of 8 measurements are there already, in {tmp_path / 'out'}.",
+            "Measuring balanced, T = 1, draw 1 of 2 (4 of 8).",
+            "Measuring uncalibrated, T = 2, draw 2 of 2 (5 of 8).",
+            "Measuring exact, T = 2, draw 2 of 2 (6 of 8).",
+            "Measuring balanced, T = 2, draw 2 of 2 (7 of 8).",
+            "Measuring balanced, T = 1, draw 2 of 2 (8 of 8).",
+        ]
         whole = compare(classifier(4), held_out, training, **self.options)
         assert list(table.rows()) == [{**row, "seconds": pytest.approx(row["seconds"], abs=9)} for row in whole.rows()]
         again = Counted(held_out)

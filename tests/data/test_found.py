@@ -69,13 +69,15 @@ def test_tar_files_count_as_their_folders(tmp_path):
 @pytest.mark.parametrize(
     ("there", "given", "said"),
     [
-        (("train",), {}, f"20 {TRAIN}; 2 of them held out {EPOCH}; no test images."),
+        (("train",), {}, f"20 {TRAIN}; 2 of them held out {EPOCH}; no test images (only test and predict need some, in "
+                         "test/)."),
         (("train", "val"), {}, f"20 {TRAIN}; val/ {EPOCH}; no test images (--data.test_split val keeps val/ for the "
                                "test, and holds out training images)."),
         (("train", "val"), {"test_split": "val"}, f"20 {TRAIN}; 2 of them held out {EPOCH}; val/ for test"),
         (("train", "val", "test"), {}, f"20 {TRAIN}; val/ {EPOCH}; test/ for test and predict."),
-        (("train",), {"val_split": 0}, f"20 {TRAIN}; no validation images; no test images."),
-        ((".",), {}, f"20 colour images to train on; 2 of them held out {EPOCH}; no test images."),
+        (("train",), {"val_split": 0}, f"20 {TRAIN}; no validation images; no test images (only "),
+        ((".",), {}, f"20 colour images to train on; 2 of them held out {EPOCH}; no test images (for some, move the "
+                     "class folders into train/ and others into test/)."),
     ],
     ids=["train", "train, val", "val for the test", "all three", "no validation", "classes only"],
 )  # fmt: skip
@@ -87,6 +89,57 @@ def test_one_line_says_what_each_split_is_for(there, given, said, tmp_path, capl
     (line,) = [record.message for record in caplog.records if "classes" in record.message]
     assert line.startswith(f"{tmp_path}: 2 classes (china, flower); ")
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("there", "given", "role", "said"),
+    [
+        (("train", "val"), {}, "test", "name another, as in --data.test_split val"),
+        (("train", "extra", "val"), {}, "test", "name another, as in --data.test_split val"),
+        (("train", "extra"), {}, "test", "name another, as in --data.test_split extra"),
+        (("train",), {}, "test", "put images into test/, or name their folder by --data.test_split"),
+        ((".",), {}, "test", "move the class folders into train/, and those with test images into test/"),
+        (("train", "test", "dev"), {"val_split_name": "deb"}, "val", "name another, as in --data.val_split_name dev"),
+        (("photos", "test"), {}, "train", "name another, as in --data.train_split photos"),
+        (("train",), {}, "predict", "--data.test_split . takes all images in it, in class folders or not"),
+        (("train", "new"), {}, "predict", "--data.test_split new those of new"),
+    ],
+)
+def test_a_split_that_is_not_there_names_what_to_do(there, given, role, said, tmp_path):
+    data = ImageData(str(folder(tmp_path, *there, per_class=2)), input_size=8, num_classes=2, num_workers=0, **given)
+    with pytest.raises(FileNotFoundError) as error:
+        data.images_to_predict() if role == "predict" else data.images(role)
+    assert str(error.value).endswith(f"; {said}")
+
+
+def test_images_right_in_the_folder_are_predicted_where_that_is_said(tmp_path):
+    for number in range(4):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+    with pytest.raises(FileNotFoundError, match=r"--data\.test_split \. takes all images in it"):
+        ImageData(str(tmp_path), input_size=8, num_classes=2).images_to_predict()
+    assert len(ImageData(str(tmp_path), test_split=".", input_size=8, num_classes=2).images_to_predict()) == 4
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "hint"),
+    [
+        ((8, 8), {}, " Images of 8×8 pixels are enlarged to 224×224, which takes longer; --data.input_size 8 keeps "
+                     "them."),
+        ((8, 6), {}, " Images of 8×6 pixels are enlarged to 224×224, which takes longer; --data.input_size [6,8] keeps "
+                     "them."),
+        ((8, 8), {"input_size": 224}, ""),
+        ((113, 100), {}, ""),
+    ],
+    ids=["small", "oblong", "as given", "not small"],
+)  # fmt: skip
+def test_small_images_are_not_enlarged_without_a_word(size, given, hint, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for path in folder(tmp_path, "train", per_class=2).rglob("*.png"):
+        Image.open(path).resize(size).save(path)
+    data = ImageData(str(tmp_path), val_split=0, num_workers=0, **given)
+    data.setup("fit")
+    (line,) = [record.message for record in caplog.records if "classes" in record.message]
+    assert line.endswith(f"in test/).{hint}")
 
 
 def test_validation_images_of_their_own_leave_the_training_images_whole(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 
-from ftbc_pl.reports.wording import facts
+from ftbc_pl.reports.results import RunResults
+from ftbc_pl.reports.wording import facts, summary_line
 from tests.report_results import SETTINGS, make_results, make_uncalibrated_results
 
 
@@ -11,6 +12,13 @@ def test_settings_of_any_shape_are_borne(settings):
     assert (
         facts(make_results(2, settings=settings)).items() >= {"images": "1,000 test images", "solver": "exact"}.items()
     )
+
+
+def test_a_network_that_was_only_measured_was_calibrated_earlier():
+    made, measured = make_results(2), make_results(2, calibrated_earlier=True)
+    assert ", calibrated (exact) with " in summary_line(made)
+    assert ", calibrated earlier (exact) with " in summary_line(measured)
+    assert summary_line(RunResults.from_json(measured.to_json())) == summary_line(measured)
 
 
 def test_what_is_not_known_is_left_out():

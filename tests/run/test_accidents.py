@@ -130,7 +130,7 @@ def test_a_signal_after_the_training_leaves_whole_files(stage, number, fitted):
     then = f"os.kill(os.getpid(), {int(number)}); time.sleep(0.1)"
     code, said = ended(start("fit", *QUICK, "--ftbc.output_dir=out", at=STAGES[stage], then=then))
     assert code == 128 + number
-    assert "go on with: python -m ftbc_pl fit" in said
+    assert "the training is over; for the conversion and what follows go on with: python -m ftbc_pl fit" in said
     assert {path.name for path in Path("out").glob("*")} <= {
         "snn.json",
         "snn.safetensors",

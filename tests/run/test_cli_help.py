@@ -81,6 +81,41 @@ def test_the_help_of_a_command_fits_on_a_screen_and_starts_with_examples(command
     assert ("--ftbc.num_steps" in made) == (command in ("fit", "calibrate"))
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("compare", ["--num_steps", "--solvers", "--weights", "--draws", "--split"]),
+        ("sweep", ["FILE", "--count", "--output_dir", "--retry"]),
+        ("export", ["--snn_path", "--format", "--output", "--overwrite"]),
+    ],
+)
+def test_help_starts_with_the_options_of_the_command_itself(command, options, capsys):
+    lines = shown(capsys, command, "--help").splitlines()
+    assert len(lines) < 60
+    assert lines[0].startswith(f"usage: ftbc-pl {command}")
+    assert lines[4] == "Examples:"
+    assert all(line.startswith(f"  ftbc-pl {command} ") for line in lines[5:7])
+    assert lines[8] == f"Options of {command}:"
+    assert [line.split()[0] for line in lines[9 : 9 + len(options)]] == options
+    assert not lines[9 + len(options)]
+    listed = [line.split()[0] for line in lines if line.startswith("  --")]
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sweep"], "expected FILE"),
+        (["sweep", "a.yaml", "--cont=3"], "there is no option --cont; did you mean --count?"),
+        (["export", "--format=onnx"], "expected --snn_path and --output"),
+        (["export", "--snn_path=a", "--output=b", "--format=onx"],
+         "format: expected nir or onnx, got 'onx'; did you mean onnx?"),
+    ],
+)  # fmt: skip
+def test_commands_without_a_trainer_name_mistakes_as_the_others_do(arguments, said, capsys):
+    assert refused(capsys, *arguments) == said
+
+
 def test_each_option_that_help_explains_is_one(capsys):
     pages = [shown(capsys, command, "--help") for command in ("fit", "test", "predict")]
     for dest in (dest for words in SHOWN.values() for dest in words):
@@ -168,7 +203,7 @@ def test_a_failed_download_says_what_and_what_to_do_without_a_network(get, name,
         try:
             get(address)
         except Exception as error:
-            raise RuntimeError("it did not work") from error
+            raise RuntimeError("it did not work.") from error
     except RuntimeError as error:
         said = message(error)
     assert said.startswith(f"can't fetch {address} (it did not work). Without a network: ")

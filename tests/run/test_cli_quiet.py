@@ -7,9 +7,11 @@ import sys
 import warnings
 
 import pytest
+from lightning.pytorch import Trainer
 
 from ftbc_pl.cli import main
-from ftbc_pl.command.quiet import quiet, say_all
+from ftbc_pl.command.quiet import LogEachEpoch, quiet, say_all
+from ftbc_pl.data import DigitsData
 from tests.pipeline import QUICK, QUIET, ROOT
 
 LOG = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -29,6 +31,18 @@ def test_a_run_is_quiet_and_its_last_lines_are_the_answer(caplog, capsys):
     *_, accuracy, saved = caplog.messages[-1].strip().splitlines()
     assert accuracy.startswith("Accuracy on")
     assert saved.startswith("Saved to runs/")
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches"),
+    [({}, 4), ({"limit_train_batches": 2}, 2), ({"limit_train_batches": 0.5}, 2), ({"log_every_n_steps": 3}, 3)],
+)
+def test_a_short_epoch_logs_its_loss(settings, batches, tmp_path):
+    data = DigitsData(batch_size=300, val_split=0, num_workers=0)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path, **settings)
+    trainer.datamodule = data
+    LogEachEpoch().setup(trainer, None, "fit")
+    assert trainer.log_every_n_steps == batches
 
 
 @pytest.mark.usefixtures("own_folder")

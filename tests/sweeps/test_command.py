@@ -75,10 +75,14 @@ def test_each_point_is_a_row_and_a_failed_one_says_why(caplog):
     assert "Best: run 3, snn/accuracy_T2 50.0 ± 1.6 %, with alpha 0.5." in caplog.text
 
 
-def test_what_is_done_is_not_done_again_but_for_failed_runs_on_demand():
+def test_what_is_done_is_not_done_again_but_for_failed_runs_on_demand(caplog):
+    caplog.set_level("INFO")
     prepared({"alpha": {"values": [0.25, 0.75, 0.5]}})
     first = sweep("sweep.yaml", count=2)
+    assert "are there already" not in caplog.text
     assert sweep("sweep.yaml")[:2] == first
+    assert "2 of 3 runs are there already, in runs/sweep-my-sweep-" in caplog.text
+    assert "Run 3 of 3: alpha=0.5" in caplog.text
     assert calls() == ["0.25", "0.75", "0.5"]
     sweep("sweep.yaml", retry=True)
     assert calls() == ["0.25", "0.75", "0.5", "0.75"]
@@ -95,7 +99,7 @@ def test_a_sweep_that_is_told_to_stop_stops_its_run_and_goes_on_later():
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
-    assert "The same command starts again" in said
+    assert "The same command goes on from there." in said
     assert calls() == ["0.25"]
     assert not list(Path("runs").rglob("results.json"))
 
