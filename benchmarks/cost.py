@@ -24,7 +24,7 @@ from choices import choices
 from layer_by_layer import layer_by_layer
 from matplotlib.figure import Figure
 from peers import against_spikingjelly
-from profiles import profiles
+from profiles import dispatch, profiles
 from tables import at, head, row
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -280,6 +280,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "training": training,
     "memory": memory,
     "profile": lambda args: profiles(network("cifar_resnet20"), NUM_STEPS, args.batch_size),
+    "dispatch": lambda args: dispatch(network("cifar_resnet20", 8), partial(medians, runs=20 * args.runs)),
     "choices": lambda args: choices(network, NUM_STEPS, args.batch_size, partial(medians, runs=args.runs)),
 }
 

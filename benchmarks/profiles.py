@@ -1,17 +1,22 @@
 """How often Python calls torch, how many kernels a GPU is given, and how much of the time is Python's own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from tables import head, row
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ftbc_pl import calibrate_, convert
+from ftbc_pl.layers import SpikingNeuron
+from ftbc_pl.simulation.visitors import Simulation
+from ftbc_pl.tracing.calls import Call
 
 _WHOLE = "profiled"
+Medians = Callable[[Mapping[str, Callable[[], Any]]], dict[str, float]]
 
 
 class Profile(NamedTuple):
@@ -72,3 +77,42 @@ def _calls(ann: nn.Module, images: Tensor, num_steps: int) -> Iterator[tuple[str
         yield f"T steps, {name}", sites, partial(snn, images)
     for name, snn in snns.items():
         yield f"calibration by exact, {name}", sites, partial(calibrate_, snn, [images], progress=False)
+
+
+class _Nothing(TorchFunctionMode):
+    """What every function mode of torch costs."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class _Activations(Simulation):
+    """Does at the sites what the ANN does."""
+
+    def neuron(self, call: Call, site: SpikingNeuron, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        return activation(x)
+
+
+@torch.no_grad()
+def dispatch(ann: nn.Module, medians: Medians) -> None:
+    """Print what it costs to hand each call of a forward to Python, for an image so small that it shows."""
+    image = torch.randn(1, 3, 8, 8)
+    snn = convert(ann, 1, example=image.expand(2, -1, -1, -1), check=False)
+
+    def under_a_mode() -> None:
+        with _Nothing():
+            snn.network(image)
+
+    seconds = medians(
+        {
+            "as it is": lambda: snn.network(image),
+            "under a function mode that does nothing": under_a_mode,
+            "sites redirected": lambda: snn.simulate(image, _Activations),
+            "one timestep": lambda: snn(image),
+        }
+    )
+    print(f"\n{head('forward of one image of 8×8', 'time')}")
+    for title, value in seconds.items():
+        print(row(title, f"{value / seconds['as it is']:.2f}"))

@@ -158,6 +158,13 @@ def test_profiles(monkeypatch, capsys):
     assert all(0 <= float(row[3].removesuffix(" %")) < 100 for row in rows)
 
 
+def test_dispatch(monkeypatch, capsys):
+    run(monkeypatch, "cost", "dispatch", "--runs", "1")
+    rows = table_of(capsys.readouterr().out)[2:]
+    assert len(rows) == 4
+    assert rows[0][1] == "1.00"
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_choices(monkeypatch, capsys):
