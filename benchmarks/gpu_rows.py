@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,8 @@ def _medians(things: Mapping[str, Callable[[], Any]], runs: int = 5) -> dict[str
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _cases(small: bool) -> Iterator[tuple[Row, nn.Module, Tensor]]:
-    for name, size, batch in CASES[:1] if small else CASES:
+def _cases(small: bool, more: Sequence[tuple[str, int, int]] = ()) -> Iterator[tuple[Row, nn.Module, Tensor]]:
+    for name, size, batch in CASES[:1] if small else [*CASES, *more]:
         size, batch = (16, 2) if small else (size, batch)
         images = torch.randn(batch, 3, size, size, device=DEVICE)
         yield {"network": name, "size": size, "images": batch}, network(name, size).to(DEVICE), images
@@ -111,7 +111,14 @@ def calibration(small: bool) -> Iterator[Row]:
         seconds = _medians(things)
         of_ann = seconds.pop("ANN")
         for solver, value in seconds.items():
-            found = row | {"solver": solver, "sites": sites, "s": value, "ANN s": of_ann, "ratio": value / of_ann}
+            found = row | {
+                "folded": snn.report.folded_layers,
+                "solver": solver,
+                "sites": sites,
+                "s": value,
+                "ANN s": of_ann,
+                "ratio": value / of_ann,
+            }
             yield found | ({"first s": first} | _launches(things[solver]) if solver == "exact" else {})
 
 
@@ -122,7 +129,7 @@ def _calibrate(snn: SpikingNetwork, images: Tensor, solver: str) -> None:
 @torch.no_grad()
 def inference(small: bool) -> Iterator[Row]:
     """T steps of the spiking network against T forwards of the ANN: eager, compiled, and as one CUDA graph."""
-    for row, ann, images in _cases(small):
+    for row, ann, images in _cases(small, [("cifar_vgg16", 32, 200)]):
         ann = ann.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = images.contiguous(memory_format=torch.channels_last)
         snn = convert(ann, STEPS, example=images[:2], check=False)
@@ -136,6 +143,7 @@ def inference(small: bool) -> Iterator[Row]:
             things["ANN, compiled"] = partial(_forwards, torch.compile(ann), images)
         seconds = _medians(things)
         ratios = {f"SNN / {name}": seconds["SNN"] / value for name, value in seconds.items() if name != "SNN"}
+        row["folded"] = snn.report.folded_layers
         yield row | {f"{name} s": value for name, value in seconds.items()} | ratios | _launches(things["SNN"])
 
 
