@@ -23,8 +23,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_steps", type=int, default=4)
     parser.add_argument("--draws", type=int, nargs="+", default=[1, 2, 3], help="of 200 calibration images each")
     parser.add_argument("--images", type=int, default=500, help="test images, spread evenly")
+    parser.add_argument("--validation", type=int, default=5_000, help="validation images that were held out")
     given = parser.parse_args(args)
-    data = Cifar10(given.data)
+    data = Cifar10(given.data, validation=given.validation)
     test, all_points = data.batches("test", given.images), []
     print(head("network, draw", "", "ANN", *at(range(1, given.num_steps + 1))))
     for draw in given.draws:

@@ -104,21 +104,14 @@ def calibration(small: bool) -> Iterator[Row]:
     """A calibration against the ANN's forward of as many rows, one for the ANN and T for the timesteps."""
     for row, ann, images in _cases(small):
         snn, rows = convert(ann, STEPS, example=images[:2], check=False), images.repeat(STEPS + 1, 1, 1, 1)
-        sites = len(list(snn.neurons()))
+        sites, row["folded"] = len(list(snn.neurons())), snn.report.folded_layers
         first = _seconds(partial(_calibrate, snn, images, "exact"))
         things: dict[str, Callable[[], Any]] = {"ANN": partial(ann, rows)}
         things |= {solver: partial(_calibrate, snn, images, solver) for solver in ("exact", "heuristic", "balanced")}
         seconds = _medians(things)
         of_ann = seconds.pop("ANN")
         for solver, value in seconds.items():
-            found = row | {
-                "folded": snn.report.folded_layers,
-                "solver": solver,
-                "sites": sites,
-                "s": value,
-                "ANN s": of_ann,
-                "ratio": value / of_ann,
-            }
+            found = row | {"solver": solver, "sites": sites, "s": value, "ANN s": of_ann, "ratio": value / of_ann}
             yield found | ({"first s": first} | _launches(things[solver]) if solver == "exact" else {})
 
 

@@ -158,6 +158,17 @@ def test_profiles(monkeypatch, capsys):
     assert all(0 <= float(row[3].removesuffix(" %")) < 100 for row in rows)
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_folding(cifar_like, capsys):
+    __import__("folding").main(
+        ["--data", str(cifar_like), "--draws", "0", "--images=10", "--validation=20", "--num_steps=1"]
+    )
+    printed = capsys.readouterr().out
+    assert [row[1] for row in table_of(printed)[2:]] == ["uncalibrated", "calibrated"] * 2
+    assert "In the mean of all steps and draws" in printed
+
+
 def test_dispatch(monkeypatch, capsys):
     run(monkeypatch, "cost", "dispatch", "--runs", "1")
     rows = table_of(capsys.readouterr().out)[2:]
