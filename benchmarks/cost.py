@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 from authors import Authors
+from choices import choices
 from layer_by_layer import layer_by_layer
 from matplotlib.figure import Figure
 from peers import against_spikingjelly
+from profiles import dispatch, profiles
 from tables import at, head, row
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +43,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of training")
     parser.add_argument("--device", default="cpu", help="where to run, such as cuda")
+    parser.add_argument(
+        "--unfolded", action="store_true", help="leave batch normalisation apart in calibration, scaling and memory"
+    )
     parser.add_argument("--authors-repo", help="checkout of the authors' code, to time it beside ours")
     parser.add_argument("--figure", type=Path, help="where to draw the figure of scaling")
     parser.add_argument("--case", help="for memory-of: what, T and time_chunk as JSON")
@@ -78,7 +83,7 @@ def calibration(args: argparse.Namespace) -> None:
     for name, size in (("cifar_resnet20", 32), ("resnet34", 64)):
         ann = network(name, size)
         images = torch.randn(args.batch_size, 3, size, size)
-        snn = convert(ann, NUM_STEPS, example=images[:2])
+        snn = convert(ann, NUM_STEPS, example=images[:2], fold_bn=not args.unfolded)
         sites = len(list(snn.neurons()))
         # Each returns the number of its forwards.
         things: dict[str, Callable[[], int]] = {"layer by layer": partial(layer_by_layer, snn, images)}
@@ -119,7 +124,8 @@ def scaling(args: argparse.Namespace) -> None:
         things: dict[str, Callable[[], int]] = {}
         for x, (depth, steps, batch) in cases.items():
             images = torch.randn(batch, 3, 32, 32)
-            snn = convert(network(f"cifar_resnet{depth}"), steps, example=images[:2], check=False)
+            ann = network(f"cifar_resnet{depth}")
+            snn = convert(ann, steps, example=images[:2], check=False, fold_bn=not args.unfolded)
             things[str(x)] = partial(_calibrate, snn, images, "balanced")
         seconds = medians(things, args.runs)
         print(f"\n{head(axis, *seconds)}")
@@ -239,7 +245,7 @@ def memory(args: argparse.Namespace) -> None:
 def _memory_of(what: str, num_steps: int, chunk: int, args: argparse.Namespace) -> float:
     case = json.dumps({"what": what, "num_steps": num_steps, "chunk": chunk})
     command = [sys.executable, __file__, "memory-of", "--case", case]
-    command += ["--batch_size", str(args.batch_size), "--device", args.device]
+    command += ["--batch_size", str(args.batch_size), "--device", args.device, *(["--unfolded"] * args.unfolded)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -248,7 +254,8 @@ def memory_of(args: argparse.Namespace) -> None:
     """Print the peak memory of one case, in MiB."""
     case = json.loads(args.case)
     images = torch.randn(args.batch_size, 3, 32, 32)
-    snn = convert(network("cifar_resnet20"), case["num_steps"], example=images[:2], check=False)
+    ann, fold = network("cifar_resnet20"), not args.unfolded
+    snn = convert(ann, case["num_steps"], example=images[:2], check=False, fold_bn=fold)
     snn.time_chunk = case["chunk"]
     before = _peak(images.device)
     if case["what"] == "inference":
@@ -272,6 +279,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "neuron": neuron,
     "training": training,
     "memory": memory,
+    "profile": lambda args: profiles(network("cifar_resnet20"), NUM_STEPS, args.batch_size),
+    "dispatch": lambda args: dispatch(network("cifar_resnet20", 8), partial(medians, runs=20 * args.runs)),
+    "choices": lambda args: choices(network, NUM_STEPS, args.batch_size, partial(medians, runs=args.runs)),
 }
 
 

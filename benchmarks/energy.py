@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
     data = Cifar10(given.data, validation=given.validation)
     calibration = data.calibration(200, 1, 0)
     ann = load(given.network)
-    snn = convert(ann, given.num_steps, batches=calibration)
+    snn = convert(ann, given.num_steps, batches=calibration, fold_bn=False)  # as docs/energy.md was measured
     snn.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     test = data.batches("test", given.images)
     before = measure_energy(snn, test, progress=False)

@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,8 @@ def _medians(things: Mapping[str, Callable[[], Any]], runs: int = 5) -> dict[str
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _cases(small: bool) -> Iterator[tuple[Row, nn.Module, Tensor]]:
-    for name, size, batch in CASES[:1] if small else CASES:
+def _cases(small: bool, more: Sequence[tuple[str, int, int]] = ()) -> Iterator[tuple[Row, nn.Module, Tensor]]:
+    for name, size, batch in CASES[:1] if small else [*CASES, *more]:
         size, batch = (16, 2) if small else (size, batch)
         images = torch.randn(batch, 3, size, size, device=DEVICE)
         yield {"network": name, "size": size, "images": batch}, network(name, size).to(DEVICE), images
@@ -104,7 +104,7 @@ def calibration(small: bool) -> Iterator[Row]:
     """A calibration against the ANN's forward of as many rows, one for the ANN and T for the timesteps."""
     for row, ann, images in _cases(small):
         snn, rows = convert(ann, STEPS, example=images[:2], check=False), images.repeat(STEPS + 1, 1, 1, 1)
-        sites = len(list(snn.neurons()))
+        sites, row["folded"] = len(list(snn.neurons())), snn.report.folded_layers
         first = _seconds(partial(_calibrate, snn, images, "exact"))
         things: dict[str, Callable[[], Any]] = {"ANN": partial(ann, rows)}
         things |= {solver: partial(_calibrate, snn, images, solver) for solver in ("exact", "heuristic", "balanced")}
@@ -122,7 +122,7 @@ def _calibrate(snn: SpikingNetwork, images: Tensor, solver: str) -> None:
 @torch.no_grad()
 def inference(small: bool) -> Iterator[Row]:
     """T steps of the spiking network against T forwards of the ANN: eager, compiled, and as one CUDA graph."""
-    for row, ann, images in _cases(small):
+    for row, ann, images in _cases(small, [("cifar_vgg16", 32, 200)]):
         ann = ann.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = images.contiguous(memory_format=torch.channels_last)
         snn = convert(ann, STEPS, example=images[:2], check=False)
@@ -136,6 +136,7 @@ def inference(small: bool) -> Iterator[Row]:
             things["ANN, compiled"] = partial(_forwards, torch.compile(ann), images)
         seconds = _medians(things)
         ratios = {f"SNN / {name}": seconds["SNN"] / value for name, value in seconds.items() if name != "SNN"}
+        row["folded"] = snn.report.folded_layers
         yield row | {f"{name} s": value for name, value in seconds.items()} | ratios | _launches(things["SNN"])
 
 

@@ -84,6 +84,7 @@ class ConversionOptions(Options):
         v0: Membrane at the start as a fraction of the threshold, in [0, 1].
         smooth: rate runs GELU and the like without spikes, by the rate-exact replacement; error refuses them.
         fold_bn: Whether batch normalisation is folded into the layers before it: faster, same outputs to rounding.
+            It stays apart, with a warning, where the network would be another.
         schedule: stream lets every site fire at every step: the answer is there after T steps, and at every t before.
             accumulate lets each site wait for the currents of all T steps before it fires: more accurate, but the
             answer takes depth × T steps, depth being the longest chain of spiking sites, and there is none before.
@@ -93,7 +94,7 @@ class ConversionOptions(Options):
     threshold: str | float = "mse"
     v0: float = 0.5
     smooth: Smooth = "error"
-    fold_bn: bool = False
+    fold_bn: bool = True
     schedule: Schedule = "stream"
 
     @property

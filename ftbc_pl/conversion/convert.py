@@ -14,7 +14,7 @@ from ftbc_pl.conversion.check import check_conversion
 from ftbc_pl.conversion.copies import copied_without_wrappers, unwrapped, without_shell
 from ftbc_pl.conversion.diagnosis import check_activations, check_finite, check_thresholds, run_once
 from ftbc_pl.conversion.errors import ConversionError
-from ftbc_pl.conversion.fold import fold_batch_norm_
+from ftbc_pl.conversion.fold import folded_copy
 from ftbc_pl.conversion.hooks import drop_observers_
 from ftbc_pl.conversion.thresholds import measure_thresholds_
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
@@ -84,10 +84,14 @@ def convert(
     network = without_shell(network, example, outputs)
     if check:
         check_finite(network, example, outputs)
-    folded = fold_batch_norm_(network, example.clone()) if chosen.fold_bn else {}
-    snn = _assembled(network, _trace(network, example, chosen), chosen, example, folded)
+    numbers: Mapping[str, int] = {}
+    if chosen.fold_bn:
+        found = folded_copy(network, example, check)
+        network, numbers = (network, numbers) if found is None else found
+        chosen = replace(chosen, fold_bn=found is not None)  # as it is saved, it is made again when it is loaded
+    snn = _assembled(network, _trace(network, example, chosen), chosen, example, numbers)
     if snn.trace.static_prefix and snn.trace.sizes_read and not _holds(snn, example):
-        snn = _assembled(network, snn.trace.without_prefix(), chosen, example, folded)
+        snn = _assembled(network, snn.trace.without_prefix(), chosen, example, numbers)
     if check:
         check_conversion(snn, example)
     unknown = [call for call, _ in snn.neurons() if call.threshold is None]

@@ -4,6 +4,8 @@ What precedes what is seen in one forward, not guessed from names: a normalisati
 reader of the output of a layer whose own weights were applied, and each of the two is called once.
 """
 
+import copy
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeGuard
@@ -16,9 +18,76 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ftbc_pl.conversion.copies import first_line
+from ftbc_pl.conversion.precision import Double
 from ftbc_pl.tracing.operations import is_metadata, operation_name
 
+_TOLERANCE = 1e-8  # of the largest output, in float64
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@torch.no_grad()
+def folded_copy(network: nn.Module, example: Tensor, check: bool) -> tuple[nn.Module, dict[str, int]] | None:
+    """Fold all that can be folded in a copy; None, with a warning, where the network would be another.
+
+    A forward may look at more of a normalisation layer than its output: its statistics, its class.
+
+    Args:
+        network: The ANN in eval mode; it is left as it is.
+        example: A small input batch (B, ...).
+        check: Whether the outputs are compared; if not, the folded network only has to run.
+
+    Returns:
+        The copy, and what `fold_batch_norm_` returns.
+    """
+    made = copy.deepcopy(network)
+    try:
+        numbers = fold_batch_norm_(made, example.clone())
+        outputs = made(example.clone())
+        why = _difference(network, example, outputs) if check and numbers else ""
+    except Exception as error:  # the code of the network decides
+        why = f"does not run: {first_line(error)}"
+    if not why:
+        return made, numbers
+    warnings.warn(
+        f"Batch normalisation stays apart from the layers before it: folded into them, the network {why}. With "
+        "fold_bn=False nothing is tried.",
+        stacklevel=3,
+    )
+    return None
+
+
+def _difference(network: nn.Module, example: Tensor, outputs: Any) -> str:
+    """What a network does otherwise once it is folded, rounding aside; empty: nothing.
+
+    Args:
+        network: The network as it is.
+        example: A small input batch (B, ...).
+        outputs: Those of the folded network in its own precision.
+    """
+    if not all(bool(leaf.isfinite().all()) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)):
+        return "has infinite weights"
+    images = example.double() if example.is_floating_point() else example
+    with Double():
+        double = copy.deepcopy(network).double()
+        exact, again = _tensors(double(images.clone())), _tensors(double(images.clone()))
+        if not all(map(_close, exact, again)):
+            return ""  # it draws at random, which is said when its operations are looked at
+        fold_batch_norm_(double, images.clone())
+        others = _tensors(double(images.clone()))
+    return "" if len(exact) == len(others) and all(map(_close, exact, others)) else "has other outputs"
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """Copies of all tensors of an output, which the next forward may overwrite."""
+    return [leaf.clone() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _close(exact: Tensor, other: Tensor) -> bool:
+    if exact.shape != other.shape or not exact.numel():
+        return exact.shape == other.shape
+    exact, other = exact.double(), other.double()
+    return bool((exact - other).abs().max() <= _TOLERANCE * exact.abs().max().clamp(min=1e-30))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ftbc_pl.simulation.corrections import Layers, Place
 from ftbc_pl.simulation.visitors import Visitor
 from ftbc_pl.tracing.calls import Call, Trace
-from ftbc_pl.tracing.composite import expansion
+from ftbc_pl.tracing.composite import expansion, may_expand
 from ftbc_pl.tracing.operations import Kind
 
 _OTHER_PATH = (
@@ -55,7 +55,10 @@ class Redirection(TorchFunctionMode):
     ) -> Any:
         """Send a call to its site, if it is one."""
         kwargs = kwargs or {}
-        ordinals, name = self.table.get(func), getattr(func, "__name__", "")
+        ordinals = self.table.get(func)
+        if ordinals is None and self.layers is None and not may_expand(func):  # as almost always: nothing to find out
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
         parts = expansion(func, args, kwargs) if ordinals is None else None
         if parts is not None:
             with self:

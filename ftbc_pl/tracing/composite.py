@@ -16,6 +16,13 @@ _EXTREMES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], Callabl
 }
 
 
+@cache
+def may_expand(function: Callable[..., Any]) -> bool:
+    """Whether `expansion` may have something for a call of a function."""
+    name = getattr(function, "__name__", "")
+    return name in COMPOSITE or name in _EXTREMES
+
+
 def expansion(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Callable[..., Any] | None:

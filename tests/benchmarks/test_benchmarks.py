@@ -150,6 +150,44 @@ def test_cost_of_neurons(monkeypatch, capsys):
     assert all(float(row[4]) > 0 for row in rows)
 
 
+def test_profiles(monkeypatch, capsys):
+    run(monkeypatch, "cost", "profile", "--batch_size", "1")
+    rows = table_of(capsys.readouterr().out)[2:]
+    calls = {row[0]: int(row[1].replace(",", "")) for row in rows}
+    assert calls["T steps, folded"] < calls["T steps, apart"] < calls["calibration by exact, folded"]
+    assert all(0 <= float(row[3].removesuffix(" %")) < 100 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_folding(cifar_like, capsys):
+    __import__("folding").main(
+        ["--data", str(cifar_like), "--draws", "0", "--images=10", "--validation=20", "--num_steps=1"]
+    )
+    printed = capsys.readouterr().out
+    assert [row[1] for row in table_of(printed)[2:]] == ["uncalibrated", "calibrated"] * 2
+    assert "In the mean of all steps and draws" in printed
+
+
+def test_dispatch(monkeypatch, capsys):
+    run(monkeypatch, "cost", "dispatch", "--runs", "1")
+    rows = table_of(capsys.readouterr().out)[2:]
+    assert len(rows) == 4
+    assert rows[0][1] == "1.00"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_choices(monkeypatch, capsys):
+    monkeypatch.setattr("choices._CASES", [("cifar_resnet20", 8, 1)])
+    run(monkeypatch, "cost", "choices", "--batch_size", "2", "--runs", "1")
+    rows = table_of(capsys.readouterr().out)[2:]
+    assert [row[1:3] for row in rows] == [
+        [layout, title] for layout in ("contiguous", "channels last") for title in ("apart", "folded")
+    ]
+    assert rows[0][3:] == ["1.00", "1.00"]
+
+
 def test_the_trained_networks_are_what_they_say():
     import trained
 

@@ -51,8 +51,10 @@ def test_the_ann_is_left_as_it_is():
 
 def test_spiking_network_holds_the_ann():
     network = small_cnn()
-    snn = convert(network, 2, batches=[images()])
+    snn = convert(network, 2, batches=[images()], fold_bn=False)
     assert torch.equal(snn.network(images()), network(images()))
+    folded = convert(network, 2, batches=[images()])
+    torch.testing.assert_close(folded.network(images()), network(images()), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 8, 99])

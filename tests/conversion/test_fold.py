@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ftbc_pl import calibrate_, convert
+from ftbc_pl import ConversionError, calibrate_, convert, load_snn, save_snn
 from ftbc_pl.conversion.fold import fold_batch_norm_
 from tests.networks import create, images, randomise_
 from tests.own_networks import Apply
@@ -46,8 +46,8 @@ def test_convert_folds_its_copy_only():
     network = create("resnet18")
     before = {name: value.clone() for name, value in network.state_dict().items()}
     batch = images(2, 64)
-    snn = convert(network, 4, batches=[batch], threshold="max", fold_bn=True)
-    plain = convert(network, 4, batches=[batch], threshold="max")
+    snn = convert(network, 4, batches=[batch], threshold="max")
+    plain = convert(network, 4, batches=[batch], threshold="max", fold_bn=False)
     after = network.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -147,6 +147,71 @@ def test_only_what_can_be_folded_is(name):
     assert len(fold_batch_norm_(folded, batch)) == count
     assert len(norms(folded)) == 1 - count
     torch.testing.assert_close(folded(batch), expected, rtol=0, atol=1e-12)
+
+
+class LooksAtItsNorm(nn.Module):
+    """A forward that knows more of its normalisation layer than the output."""
+
+    def __init__(self, look):
+        super().__init__()
+        self.conv, self.norm, self.head, self.look = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5), look
+
+    def forward(self, x):
+        return self.head(F.relu(self.look(self.norm, self.conv(x))).mean((2, 3)))
+
+
+def by_hand(norm, x):
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+def by_class(norm, x):
+    return norm(x) if isinstance(norm, nn.BatchNorm2d) else 2 * norm(x)
+
+
+def as_usual(norm, x):
+    return norm(x)
+
+
+@pytest.mark.parametrize(
+    ("look", "why"),
+    [(by_hand, "does not run: AttributeError"), (by_class, "has other outputs"), (as_usual, "has infinite weights")],
+)
+def test_a_network_that_would_be_another_is_not_folded(look, why, tmp_path):
+    network, batch = randomise_(LooksAtItsNorm(look)), images(4)
+    if look is as_usual:  # small images, whose activations are finite
+        network.conv.weight.data.fill_(1e10), network.conv.bias.data.zero_()
+        network.norm.weight.data.fill_(1e30), network.norm.running_mean.zero_()
+        batch = batch * 1e-30
+    expected = network(batch)
+    with pytest.warns(UserWarning, match=f"stays apart .* the network {why}"):
+        snn = convert(network, 2, batches=[batch], threshold="max")
+    assert torch.equal(snn.network(batch), expected)
+    assert not snn.options.fold_bn
+    assert snn.report.folded_layers == 0
+    save_snn(snn, tmp_path / "snn")
+    assert torch.equal(load_snn(tmp_path, ann=network)(batch), snn(batch))
+
+
+@pytest.mark.parametrize("fold_bn", [False, True])
+def test_a_saved_network_is_loaded_as_it_was_made(fold_bn, tmp_path):
+    network, batch = randomise_(LooksAtItsNorm(as_usual)), images(4)
+    snn = convert(network, 2, batches=[batch], fold_bn=fold_bn)
+    save_snn(snn, tmp_path / "snn")
+    loaded = load_snn(tmp_path, ann=network)
+    assert len(norms(loaded.network)) == (0 if fold_bn else 1)
+    assert torch.equal(loaded(batch), snn(batch))
+
+
+def test_what_draws_at_random_is_not_blamed_on_folding():
+    network = randomise_(LooksAtItsNorm(lambda norm, x: F.dropout(norm(x), 0.5)))
+    with pytest.raises(ConversionError, match="drops at random"):
+        convert(network, 2, batches=[images(4)])
+
+
+def test_a_network_that_is_not_checked_has_to_run_folded():
+    with pytest.warns(UserWarning, match="does not run"):
+        snn = convert(randomise_(LooksAtItsNorm(by_hand)), 2, example=images(2), measure=False, check=False)
+    assert not snn.options.fold_bn
 
 
 def test_a_layer_stays_in_its_memory_format_and_type():

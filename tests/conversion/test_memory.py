@@ -1,5 +1,10 @@
 """What a forward holds in memory, and how many timesteps are run at once for it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -68,6 +73,32 @@ def test_a_calibration_of_32_steps_holds_no_more_than_the_limit(solver):
     assert reports[0].forward_passes == reports[1].forward_passes == 1
     for one, other in zip(*(report.sites for report in reports), strict=True):
         assert abs(one.firing_rate - other.firing_rate) < 1e-3
+
+
+PEAKS = """
+import resource
+from ftbc_pl import calibrate_
+from tests.conversion.test_memory import converted, images
+
+snn, batch = converted(96), images(4, 96)
+for limit in (1, {limit}, 10**12):
+    snn.memory_limit = limit
+    calibrate_(snn, [batch if limit > 1 else batch[:2]], solver="{solver}", progress=False)
+    print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted in KiB on Linux")
+@pytest.mark.parametrize("solver", ["exact", "balanced"])
+def test_a_process_that_calibrates_32_steps_takes_about_the_limit(solver):
+    # What convolutions and NumPy take beside tensors counts here, and what the allocator keeps.
+    limit = 60_000_000
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PEAKS.format(solver=solver, limit=limit)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    before, limited, everything = map(int, done.stdout.split())
+    assert limited - before <= 1.25 * limit < everything - before
 
 
 def test_half_of_the_free_memory_is_taken():

@@ -48,12 +48,12 @@ def test_the_report_is_plain_data():
     assert first.pop("source").startswith("conversion/test_report.py:")
     assert first == {
         "name": "act", "kind": "spiking", "operation": "hardtanh", "origin": "shared module", "shape": (4, 8, 8),
-        "channels": 4, "threshold_from": "percentile 99.5", "upper": 6.0, "folded": 0,
+        "channels": 4, "threshold_from": "percentile 99.5", "upper": 6.0, "folded": 16,
         "threshold": None, "firing_rate": None, "temporal_bias_rms": (), "dead_channels": 0, "saturated_channels": 0,
     }  # fmt: skip
     totals = report.totals()
     assert totals == {
-        "spiking": 3, "rate_exact": 3, "neurons": 4 * 64 + 8, "folded_layers": 0, "folded": 0,
+        "spiking": 3, "rate_exact": 3, "neurons": 4 * 64 + 8, "folded_layers": 1, "folded": 16,
         "operations": {"spiking": {"hardtanh": 2, "relu": 1}, "rate-exact": {"max_pool2d": 1, "sigmoid": 1, "mul": 1}},
     }  # fmt: skip
     assert report.to_dict()["totals"] == totals
