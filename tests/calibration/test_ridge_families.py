@@ -5,7 +5,7 @@ import timm
 import torch
 import torchvision
 from timm.models.densenet import DenseNet
-from timm.models.resnet import BasicBlock, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from ftbc_pl import calibrate_, convert
@@ -30,7 +30,7 @@ FAMILIES = {
     "RegNetY": lambda: timm.create_model("regnety_002", num_classes=10),
     "MNASNet": lambda: timm.create_model("mnasnet_small", num_classes=10),
     "SqueezeNet": lambda: torchvision.models.squeezenet1_1(num_classes=10),
-    "ShuffleNet": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=10),
+    "ResNeXt": lambda: ResNet(Bottleneck, cardinality=4, base_width=8, **SMALL),
 }
 QUICK = ("ResNet", "SE-ResNet", "VGG", "DenseNet", "ViT")
 
