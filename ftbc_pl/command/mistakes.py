@@ -137,7 +137,8 @@ def class_names(place: str) -> list[str]:
 def _below(base: type) -> Iterator[str]:
     cls: type
     for cls in base.__subclasses__():
-        if not cls.__name__.startswith("_") and not inspect.isabstract(cls):
+        hidden = cls.__name__.startswith("_") or inspect.isabstract(cls)
+        if not hidden and resolve(f"{cls.__module__}.{cls.__qualname__}") is cls:  # as a configuration would name it
             yield cls.__name__
         yield from _below(cls)
 

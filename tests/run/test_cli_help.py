@@ -13,8 +13,10 @@ from huggingface_hub import get_session
 
 from ftbc_pl.cli import main
 from ftbc_pl.command.endings import message
+from ftbc_pl.command.mistakes import class_names
 from ftbc_pl.command.parser import SHOWN
 from ftbc_pl.command.table import COMMANDS
+from ftbc_pl.data import DigitsData
 from tests.pipeline import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -208,3 +210,12 @@ def test_a_failed_download_says_what_and_what_to_do_without_a_network(get, name,
         said = message(error)
     assert said.startswith(f"can't fetch {address} (it did not work). Without a network: ")
     assert hint in said
+
+
+def test_classes_that_no_configuration_can_name_are_not_offered():
+    class Local(DigitsData):
+        pass
+
+    assert Local in DigitsData.__subclasses__()
+    assert "Local" not in class_names("data")
+    assert "DigitsData" in class_names("data")
