@@ -61,7 +61,12 @@ class Arguments:
 
 def weigh_by_ones(arguments: Arguments, counts: list[Tensor]) -> Tensor:
     """How many spikes reach each element of the result of a layer with weights, each by a weight of its own."""
-    return arguments.call(arguments.function, counts, 1.0)  # type: ignore[no-any-return]
+
+    def unscaled(*args: Any, **kwargs: Any) -> Tensor:
+        """Without the factors of `addmm` and the like, which belong into the weights."""
+        return arguments.function(*args, **{k: v for k, v in kwargs.items() if k not in ("alpha", "beta")})  # type: ignore[no-any-return]
+
+    return arguments.call(unscaled, counts, 1.0)  # type: ignore[no-any-return]
 
 
 def pass_on(arguments: Arguments, counts: list[Tensor], results: list[Tensor]) -> list[Tensor]:

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from ftbc_pl.conversion.batch import check_images, images_and_labels
 from ftbc_pl.distributed import progress_bar
@@ -17,22 +16,28 @@ from ftbc_pl.simulation import SpikingNetwork
 
 @torch.no_grad()
 def evaluate(
-    snn: SpikingNetwork, loader: Iterable[Any], *, metric: Metric | None = None, progress: bool = True
-) -> Tensor:
+    snn: SpikingNetwork,
+    loader: Iterable[Any],
+    *,
+    metric: Metric | MetricCollection | None = None,
+    progress: bool = True,
+) -> Any:
     """Measure the accuracy, or another metric, at every timestep in one pass over the data.
 
     Args:
         snn: A converted network.
         loader: Batches of (images, labels, ...) or dicts of them; in a distributed run each process hands in its own
             images.
-        metric: Another metric, of TorchMetrics, for which the labels may be whatever it takes; left out: accuracy.
+        metric: Another metric of TorchMetrics, or a collection of them, for which the labels may be whatever it takes;
+            left out: accuracy.
         progress: Whether to show a progress bar.
 
     Returns:
-        Accuracy at t = 1 … T, (T,) float64, in 0..1; or the metric, (T,). By the schedule `accumulate` that at T, (1,).
+        Accuracy at t = 1 … T, (T,) float64, in 0..1; or the metric, (T,), or a dict or tuple of such tensors where that
+        is what it computes. By the schedule `accumulate` that at T, (1,).
 
     Raises:
-        TypeError: A batch is not of a form that is known.
+        TypeError: A batch is not of a form that is known, or the metric is none.
         ValueError: The loader is empty, the network is no classifier of one output, or labels, images and outputs
             don't fit.
     """

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
-from torchmetrics import Metric
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
+from torchmetrics import Metric, MetricCollection
 
 from ftbc_pl.conversion.batch import check_images, finite_images, images_and_targets
 from ftbc_pl.distributed import progress_bar, sum_over_processes
@@ -14,7 +14,9 @@ from ftbc_pl.simulation import SpikingNetwork
 
 
 @torch.no_grad()
-def metric_by_step(snn: SpikingNetwork, loader: Iterable[Any], metric: Metric, *, progress: bool = True) -> Tensor:
+def metric_by_step(
+    snn: SpikingNetwork, loader: Iterable[Any], metric: Metric | MetricCollection, *, progress: bool = True
+) -> Any:
     """Compute a metric of the prediction at each timestep.
 
     Args:
@@ -25,11 +27,18 @@ def metric_by_step(snn: SpikingNetwork, loader: Iterable[Any], metric: Metric, *
         progress: Whether to show a progress bar.
 
     Returns:
-        The metric at t = 1 … T, (T,), or (T, …) for a metric of several numbers.
+        The metric at t = 1 … T, (T,), or (T, …) for a metric of several numbers; where it computes a dict or tuple,
+        the same with such a tensor in each place, or a list over t of tensors that differ in shape.
 
     Raises:
+        TypeError: What was handed in is no metric.
         ValueError: The loader is empty.
     """
+    if not isinstance(metric, Metric | MetricCollection):
+        raise TypeError(
+            f"expected a metric of TorchMetrics, such as torchmetrics.MeanSquaredError(), got {metric!r}: make one "
+            "(an object, not its class), or a subclass of torchmetrics.Metric."
+        )
     metrics = [metric.clone().to(snn.device) for _ in snn.prediction_steps]
     for own in metrics:
         own.reset()
@@ -44,7 +53,7 @@ def metric_by_step(snn: SpikingNetwork, loader: Iterable[Any], metric: Metric, *
         batches += 1
     if not batches:
         raise ValueError("There is nothing to evaluate: the loader is empty.")
-    return torch.stack([torch.as_tensor(own.compute()) for own in metrics])
+    return _by_step([own.compute() for own in metrics])
 
 
 @torch.no_grad()
@@ -77,6 +86,20 @@ def evaluate_outputs(snn: SpikingNetwork, loader: Iterable[Any], *, progress: bo
     totals = [sum_over_processes(total).cpu() for total in squares]
     errors = [(total[:-1] / total[-1].clamp(min=torch.finfo(torch.float32).tiny)).sqrt() for total in totals]
     return tree_unflatten(errors, structure) if len(errors) == structure.num_leaves else errors
+
+
+def _by_step(values: list[Any]) -> Any:
+    """What a metric has computed at each step, the steps in front of each tensor; lists where shapes differ."""
+    found = [tree_flatten(value) for value in values]
+    structure = found[0][1]
+    if any(other != structure for _, other in found):
+        return values
+    places = [[torch.as_tensor(leaf) for leaf in steps] for steps in zip(*(leaves for leaves, _ in found), strict=True)]
+    return tree_unflatten([_stacked(steps) for steps in places], structure)
+
+
+def _stacked(steps: list[Tensor]) -> Tensor | list[Tensor]:
+    return torch.stack(steps) if len({step.shape for step in steps}) == 1 else steps
 
 
 def _squares(predictions: Tensor, ann: Tensor) -> Tensor:

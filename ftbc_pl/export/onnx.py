@@ -7,9 +7,11 @@ rate-exact sites have one copy of their few operations per step. The readout is 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path
 
 from ftbc_pl.export.errors import ExportError, check_schedule
 from ftbc_pl.export.packages import required
@@ -29,7 +31,8 @@ def export_onnx(
     """Write a spiking network, calibrated or not, as an ONNX model; needs the packages `onnx` and `onnxscript`.
 
     The model takes `images` (B, ...) and gives `outputs`, the output of each step, (T, B, classes), and
-    `predictions`, (T, B, classes), what the readout makes of them at t = 1 … T.
+    `predictions`, (T, B, classes), what the readout makes of them at t = 1 … T. A network of several outputs has one
+    of each for every tensor, named by where it is, such as `outputs/boxes/0` and `predictions/boxes/0`.
 
     Args:
         snn: The spiking network.
@@ -52,7 +55,7 @@ def export_onnx(
     model = _Unrolled(snn, spikes).eval()
     device = snn.device
     example = torch.zeros(batch_size or 2, *snn.input_size, dtype=snn.input_dtype, device=device)
-    names = [f"spikes/{call.name}" for call, _ in snn.neurons()] if spikes else []
+    names = [*_output_names(snn, example), *(f"spikes/{call.name}" for call, _ in snn.neurons() if spikes)]
     shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
     try:
         # Here, since torch.onnx.export tries other ways where this one fails, which fix the batch.
@@ -60,7 +63,7 @@ def export_onnx(
         program = torch.onnx.export(
             exported,
             input_names=["images"],
-            output_names=["outputs", "predictions", *names],
+            output_names=names,
             dynamo=True,
             optimize=False,  # takes as long as all the rest; runtimes do so when they load a model
             verbose=False,
@@ -84,7 +87,24 @@ class _Unrolled(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         visitor = _Functional(self.snn.num_steps)
         outputs = self.snn.visit(images, visitor)
-        return outputs, self.snn.readout(outputs), *((fired != 0).to(fired) for fired in visitor.spikes if self.spikes)
+        values = [*_tensors(outputs).values(), *_tensors(self.snn.readout(outputs)).values()]
+        return *values, *((fired != 0).to(fired) for fired in visitor.spikes if self.spikes)
+
+
+def _tensors(outputs: Any) -> dict[str, Tensor]:
+    """The tensors of an output by where they are in it: `/boxes/0`, or an empty name where it is one tensor."""
+    leaves, _ = tree_flatten_with_path(outputs)
+    return {
+        "".join(f"/{getattr(key, 'key', getattr(key, 'idx', getattr(key, 'name', key)))}" for key in path): leaf
+        for path, leaf in leaves
+        if isinstance(leaf, Tensor)
+    }
+
+
+@torch.no_grad()
+def _output_names(snn: SpikingNetwork, example: Tensor) -> list[str]:
+    places = _tensors(snn.network(example.clone()))
+    return [f"{kind}{place}" for kind in ("outputs", "predictions") for place in places]
 
 
 class _Functional(Simulation):

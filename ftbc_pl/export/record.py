@@ -16,6 +16,7 @@ from ftbc_pl.export.graph import Graph, Stream
 from ftbc_pl.export.operations import OPERATIONS, Operation
 from ftbc_pl.layers import SpikingNeuron
 from ftbc_pl.simulation import SpikingNetwork
+from ftbc_pl.simulation.corrections import Changed, LayerArguments, Place
 from ftbc_pl.tracing import Call, Kind
 from ftbc_pl.tracing.composite import expansion
 from ftbc_pl.tracing.modules import module_paths
@@ -35,7 +36,7 @@ Neurons = Callable[[Call, SpikingNeuron, Stream], Stream]
 
 
 def record(snn: SpikingNetwork, image: Stream, graph: Graph, neurons: Neurons) -> Stream:
-    """Run the ANN once, with batch normalisation folded, and add its operations to a graph.
+    """Run the ANN once, with batch normalisation folded and the weights that were fitted, and add it to a graph.
 
     Args:
         snn: The spiking network; it is left as it is.
@@ -52,7 +53,8 @@ def record(snn: SpikingNetwork, image: Stream, graph: Graph, neurons: Neurons) -
     network = copy.deepcopy(snn.network).cpu()
     example = torch.zeros(2, *snn.input_size, dtype=snn.input_dtype)
     with torch.no_grad():
-        fold_batch_norm_(network, example)
+        if not snn.corrections.changed:  # fitted weights are those before a normalisation that stands apart
+            fold_batch_norm_(network, example)
         with module_paths(network) as (path, _):
             recorder = _Recorder(snn, network, path, graph, neurons)
             example = example.clone()
@@ -76,7 +78,9 @@ class _Recorder(TorchFunctionMode):
         self.sites = {
             (call.function, call.ordinal): (call, site) for call, site in zip(snn.calls, snn.sites, strict=True)
         }
+        self.corrections = snn.corrections.content()
         self.counts: Counter[Callable[..., Any]] = Counter()
+        self.named: Counter[str] = Counter()
         self.problems: list[str] = []
         # Holds the tensors, so that no id is used again; the version tells of changes in place that were not seen.
         self.streams: dict[int, tuple[Stream, Tensor, int]] = {}
@@ -123,12 +127,15 @@ class _Recorder(TorchFunctionMode):
         name = operation_name(func)
         ordinal = self.counts[func]
         self.counts[func] += 1
+        corrected = self._corrections(func)
         known = any(id(leaf) in self.streams for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         if not known or is_metadata(name):
             return func(*args, **kwargs)
+        args, kwargs = _with_weights(args, kwargs, corrected)
         problem = ""
         try:
             given, named = tree_map(self.stream, (args, kwargs))
+            given = _with_gains(given, corrected)
         except InexpressibleError as error:
             given, named, problem = args, kwargs, str(error)
         out = func(*args, **kwargs)
@@ -145,6 +152,13 @@ class _Recorder(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 self.keep(leaf, Stream((), tuple(leaf.shape[1:])))
         return out
+
+    def _corrections(self, func: Callable[..., Any]) -> dict[Changed, tuple[Tensor, ...]]:
+        """What was fitted of this call, by the count that the simulation keeps."""
+        name = getattr(func, "__name__", "")
+        place = Place(name, self.named[name])
+        self.named[name] += 1
+        return {one: tensors for one, tensors in self.corrections.items() if one.place == place}
 
     def _read(self, op: Operation, site: tuple[Call, nn.Module] | None) -> None:
         """Add one operation to the graph."""
@@ -171,3 +185,26 @@ class _Recorder(TorchFunctionMode):
         path = self.path[-1] if self.path else ""
         leaf = path and not any(True for _ in self.network.get_submodule(path).children())
         return path if leaf or not name else f"{path}.{name}".strip(".")
+
+
+def _with_weights(
+    args: tuple[Any, ...], kwargs: dict[str, Any], corrected: dict[Changed, tuple[Tensor, ...]]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a layer with the weights that the timesteps use."""
+    for one, tensors in corrected.items():
+        if one.operand < 0:
+            call, (weight, bias) = LayerArguments(args, kwargs), (tensor.cpu() for tensor in tensors)
+            args, kwargs = (call.input, weight, bias, *call.more), call.options
+    return args, kwargs
+
+
+def _with_gains(given: tuple[Any, ...], corrected: dict[Changed, tuple[Tensor, ...]]) -> tuple[Any, ...]:
+    """The operands of an addition as the timesteps scale them."""
+    operands = list(given)
+    for one, (gain, *_) in corrected.items():
+        if one.operand < 0:
+            continue
+        if one.channel_dim != 1:
+            raise InexpressibleError("the channels of an operand are not the second dimension: permute before it")
+        operands[one.operand] = operands[one.operand].scaled(gain.double().cpu())
+    return tuple(operands)

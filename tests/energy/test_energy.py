@@ -97,6 +97,16 @@ def test_a_linear_layer_has_one_operation_for_each_spike_and_output():
     assert cost.macs.tolist() == [27 * 7] * STEPS
 
 
+def test_factors_of_a_matrix_product_are_part_of_its_weights():
+    def scaled(x, one, two):
+        x = F.relu(one(x.flatten(1)))
+        return F.relu(torch.addmm(two.bias, x, two.weight.T, beta=0.5, alpha=0.25))
+
+    ann = network(scaled, one=lambda: nn.Linear(27, 7), two=lambda: nn.Linear(7, 7))
+    cost = measure_energy(converted(ann, 3), [images(4, 3)], progress=False)
+    assert torch.equal(cost.site_sops[0], 7 * cost.site_spikes[0])
+
+
 def walk_3x3(image, size, outputs=4):
     inputs = len(image)
     return reference.synaptic_operations(image, (outputs, inputs, 3, 3), (size, size), padding=1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchmetrics import Accuracy, MeanSquaredError
+from torchmetrics import ROC, Accuracy, MeanSquaredError, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryJaccardIndex
 
 from ftbc_pl import calibrate_, choose_exit_, convert, evaluate, evaluate_exit
@@ -121,6 +121,25 @@ def test_accuracy_is_that_of_torchmetrics():
     torch.testing.assert_close(
         evaluate(snn, loader, metric=own, progress=False).double(), evaluate(snn, loader, progress=False)
     )
+
+
+def test_metrics_of_several_numbers_have_the_steps_in_front_of_each():
+    snn = convert(small_cnn(), 3, batches=[images()])
+    loader = [(images(8), torch.arange(8) % 10)]
+    accuracy = Accuracy("multiclass", num_classes=10)
+    expected = evaluate(snn, loader, metric=accuracy, progress=False)
+    found = evaluate(snn, loader, metric=MetricCollection({"top": accuracy}), progress=False)
+    assert list(found) == ["top"]
+    assert torch.equal(found["top"], expected)
+    rates, _, thresholds = evaluate(snn, loader, metric=ROC("multiclass", num_classes=10, thresholds=4), progress=False)
+    assert rates.shape == (3, 10, 4)
+    assert thresholds.shape == (3, 4)
+
+
+def test_what_is_no_metric_is_said():
+    snn = convert(small_cnn(), 1, batches=[images()])
+    with pytest.raises(TypeError, match=r"expected a metric of TorchMetrics.*an object, not its class"):
+        evaluate(snn, [], metric=Accuracy)
 
 
 def test_an_empty_loader_is_an_error():

@@ -22,10 +22,10 @@ from tests.nir_readers import Naive, our_run, snntorch_network, snntorch_run
 from tests.own_networks import Nested, conv, head, network
 
 
-def spiking(ann, batch, dtype=torch.float64, num_steps=4, **options):
+def spiking(ann, batch, dtype=torch.float64, num_steps=4, weights="keep", **options):
     batch = batch.to(dtype)
     snn = convert(copy.deepcopy(ann).to(dtype), num_steps, batches=[batch], **options).to(dtype)
-    calibrate_(snn, [batch], readout="least_squares")
+    calibrate_(snn, [batch], readout="least_squares", weights=weights)
     return snn
 
 
@@ -127,6 +127,16 @@ def test_every_neuron_fires_at_the_same_steps(name, tmp_path):
     snn = spiking(make(), calibration)
     graph = written(snn, tmp_path)
     assert_same_spikes(Naive(graph).run(batch), our_run(snn, batch))
+
+
+@pytest.mark.parametrize("fold_bn", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fitted_weights_and_gains_are_those_of_the_file(name, fold_bn, tmp_path):
+    make, size = NETWORKS[name]
+    calibration, batch = (torch.randn(n, *size, generator=torch.Generator().manual_seed(n)).double() for n in (66, 8))
+    snn = spiking(make(), calibration, weights="ridge", fold_bn=fold_bn)
+    assert snn.corrections.changed
+    assert_same_spikes(Naive(written(snn, tmp_path)).run(batch), our_run(snn, batch))
 
 
 @pytest.mark.parametrize("name", ["qcfs8", "relu"])

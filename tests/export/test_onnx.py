@@ -59,6 +59,23 @@ def test_outputs_predictions_and_spikes_are_those_of_the_network(make, tmp_path)
             assert ((theirs[name] != 0) == fired).double().mean() >= 0.9999
 
 
+def several(x, stem, one, fc):
+    x = F.relu(stem(x))
+    return {"maps": (one(x), x), "classes": fc(x.mean((2, 3)))}
+
+
+def test_each_of_several_outputs_is_named_by_where_it_is(tmp_path):
+    snn = spiking(network(several, stem=conv(), one=conv(4, 2), fc=head(4)))
+    export_onnx(snn, tmp_path / "snn.onnx", spikes=True)
+    theirs, (outputs, _) = run(tmp_path / "snn.onnx", images(3, seed=3)), our_run(snn, images(3, seed=3))
+    places = ["maps/0", "maps/1", "classes"]
+    kinds = [f"{kind}/{place}" for kind in ("outputs", "predictions") for place in places]
+    assert list(theirs) == [*kinds, *(f"spikes/{call.name}" for call, _ in snn.neurons())]
+    for kind, tree in (("outputs", outputs), ("predictions", snn.readout(outputs))):
+        for place, ours in zip(places, (*tree["maps"], tree["classes"]), strict=True):
+            torch.testing.assert_close(theirs[f"{kind}/{place}"], ours, rtol=1e-5, atol=1e-5)
+
+
 def test_a_fixed_batch_leaves_the_network_as_it_is(tmp_path):
     snn = spiking(small_cnn())
     before = snn(images())
