@@ -103,8 +103,8 @@ class SpikingNetwork(nn.Module):
 
     @num_steps.setter
     def num_steps(self, steps: int) -> None:
-        instead = f"ftbc_pl.shorten_(snn, {steps}) simulates the first {steps} alone; for more, convert again."
-        raise AttributeError(f"num_steps is {self.num_steps}, and setting it would change nothing: {instead}")
+        instead = f"ftbc_pl.shorten_(snn, {steps}) does it" if steps in self.prediction_steps else "convert again"
+        raise AttributeError(f"num_steps is {self.num_steps}, and setting it would change nothing: {instead}.")
 
     @property
     def prediction_steps(self) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ def test_other_steps_than_those_it_has_are_refused(steps):
 
 def test_an_assignment_that_would_change_nothing_is_refused():
     snn, _, _ = calibrated()
-    with pytest.raises(AttributeError, match=r"num_steps is 6 as .*ftbc_pl\.shorten_\(snn, 4\) simulates the first 4"):
+    with pytest.raises(AttributeError, match=r"num_steps is 6, and .*nothing: ftbc_pl\.shorten_\(snn, 4\) does it"):
         snn.num_steps = 4
     assert snn.num_steps == 6
 

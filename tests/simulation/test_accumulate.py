@@ -117,6 +117,17 @@ def test_latency_is_the_longest_chain():
     assert convert(shared, 2, schedule="accumulate", example=torch.rand(2, 6), measure=False).latency == 3 * 2
 
 
+@pytest.mark.parametrize(
+    ("schedule", "steps", "instead"),
+    [("stream", 2, r"shorten_\(snn, 2\)"), ("stream", 16, "convert again"), ("accumulate", 2, "convert again")],
+)
+def test_an_assignment_to_num_steps_names_what_works(schedule, steps, instead):
+    images, _ = digits()
+    snn = convert(classifier(4), 8, schedule=schedule, example=images[:2])
+    with pytest.raises(AttributeError, match=f"nothing: .*{instead}"):
+        snn.num_steps = steps
+
+
 def _chunks(x, one, two):
     """Sites that write over their input, in views: a chain of two beside one of three."""
     first, second = one(torch.relu_(one(x))).chunk(2, 1)
