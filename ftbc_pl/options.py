@@ -6,7 +6,7 @@ options in docs/ are made of these classes. The sentences of `--help` are those 
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from types import MappingProxyType
@@ -189,14 +189,14 @@ class CalibrationOptions(Options):
         if self.weights == "ridge" and (self.passes > 1 or self.num_batches > 1):
             raise ValueError("weights='ridge' takes one pass over one batch: raise batch_size instead.")
 
-    def check_horizon(self, num_steps: int) -> None:
-        """Check that the horizon is one of the timesteps.
+    def check_horizon(self, steps: Sequence[int]) -> None:
+        """Check that the horizon is one of the timesteps that there is a prediction for.
 
         Raises:
             ValueError: It is not.
         """
-        if self.horizon is not None and self.horizon > num_steps:
-            raise ValueError(f"horizon must be one of the {num_steps} timesteps, got {self.horizon}.")
+        if self.horizon is not None and self.horizon not in steps:
+            raise ValueError(f"horizon must be one of the timesteps {steps[0]} to {steps[-1]}, got {self.horizon}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +273,7 @@ class RunOptions(SimulationOptions, CalibrationOptions, ConversionOptions):
             raise ValueError(
                 f"exit_loss must lie in (0, 1), got {self.exit_loss}: 0.005 is half a percent of the decisions."
             )
-        self.check_horizon(self.num_steps)
+        self.check_horizon(self.prediction_steps)
 
 
 def _check_threshold(threshold: str | float) -> str | float:

@@ -55,7 +55,7 @@ def calibrate_(
             is named) or the output has NaN or infinite values.
     """
     chosen = CalibrationOptions.of(options, "calibrate_")
-    chosen.check_horizon(snn.num_steps)
+    chosen.check_horizon(snn.prediction_steps)
     _check_precision(snn)
     began = time.perf_counter()
     with _unchanged_on_error(snn), torch.autocast(snn.device.type, enabled=False):

@@ -128,8 +128,7 @@ class Plan:
             raise ValueError(f"draws must be at least 1, got {self.draws}.")
         if not self.num_steps or len(self.rules) == 1:
             raise ValueError("compare needs at least one number of timesteps and one solver.")
-        for steps in self.num_steps:
-            ConversionOptions(num_steps=steps, **self.conversion)
+        conversions = [ConversionOptions(num_steps=steps, **self.conversion) for steps in self.num_steps]
         specific = {name for kind in SOLVERS.classes() for name in kind.options}  # type: ignore[attr-defined]
         taken = {name for rule in self.rules[1:] for name in SOLVERS[str(rule.solver)].options}
         for name in sorted(specific - taken):
@@ -137,8 +136,8 @@ class Plan:
                 raise ValueError(f"{name} is an option of none of the solvers that are compared: leave it out.")
         for rule in self.rules[1:]:
             chosen = CalibrationOptions(**self.options(rule))
-            for steps in self.num_steps:
-                chosen.check_horizon(steps)
+            for conversion in conversions:
+                chosen.check_horizon(conversion.prediction_steps)
 
 
 def listed(given: Any, kind: Callable[[str], _T], what: str) -> list[_T] | None:

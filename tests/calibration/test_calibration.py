@@ -246,7 +246,7 @@ def test_an_interrupt_leaves_the_calibration_alone():
         ({"alpha": 0.4}, "alpha is an option of solver 'heuristic'; 'exact' has none"),
         ({"passes": 2}, "solver 'exact' needs one pass"),
         ({"horizon": 0, "solver": "balanced"}, "horizon must be at least 1, got 0"),
-        ({"horizon": 9, "solver": "balanced"}, "horizon must be one of the 8 timesteps, got 9"),
+        ({"horizon": 9, "solver": "balanced"}, "horizon must be one of the timesteps 1 to 8, got 9"),
         ({"horizon": 2}, "horizon is an option of solver 'balanced' and of weights 'ridge'; 'exact' has none"),
         ({"horizon": 2, "mean_weight": 3.0, "solver": "balanced"}, "give one of the two"),
         ({"num_batches": 0}, "num_batches must be at least 1"),
