@@ -27,6 +27,7 @@ def test_results_json_holds_what_others_rely_on(tmp_path):
     assert content["sites"][0]["source"] == "models/resnet.py:42"
     keys = {"ann", "num_steps", "split", "images", "accuracy", "calibration", "conversion", "sites", "settings"}
     own = {"versions", "links", "weights", "standard_error", "energy", "early_exit", "diagnosis", "schedule", "latency"}
+    own |= {"calibrated_earlier"}
     assert content.keys() == keys | own
 
 
