@@ -98,7 +98,7 @@ def test_a_process_that_calibrates_32_steps_takes_about_the_limit(solver):
     command = [sys.executable, "-c", PEAKS.format(solver=solver, limit=limit)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     before, limited, everything = map(int, done.stdout.split())
-    assert limited - before <= 1.25 * limit < everything - before
+    assert limited - before <= 1.6 * limit < everything - before
 
 
 def test_half_of_the_free_memory_is_taken():
