@@ -38,7 +38,7 @@ class After(Prepared):
         return self.prepared(batch)
 
 
-class OfData(LightningDataModule):
+class _OfData(LightningDataModule):
     def train_dataloader(self):
         return DataLoader(data(), 24)
 
@@ -48,12 +48,12 @@ class OfData(LightningDataModule):
         return batch[0] * 20, batch[1]
 
 
-@pytest.mark.parametrize("kind", [Before, During, After, OfData])
+@pytest.mark.parametrize("kind", [Before, During, After, _OfData])
 def test_hooks_prepare_the_images_that_calibrate_and_measure(kind):
     """Thresholds and accuracy are those of the images that the network sees, after a training and later."""
-    loaders = [DataLoader(data(), 24)] * 2 if kind is not OfData else []
-    module = Classifier(model=small()) if kind is OfData else kind(model=small())
-    source = {"datamodule": OfData()} if kind is OfData else {}
+    loaders = [DataLoader(data(), 24)] * 2 if kind is not _OfData else []
+    module = Classifier(model=small()) if kind is _OfData else kind(model=small())
+    source = {"datamodule": _OfData()} if kind is _OfData else {}
     callback = FTBC(num_steps=2, output_dir="out", threshold="max")
     trainer_of(callback).fit(module, *loaders, **source)
     images, labels = data().tensors

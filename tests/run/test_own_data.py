@@ -25,7 +25,7 @@ class Task(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.05)
 
 
-class Data(LightningDataModule):
+class _Data(LightningDataModule):
     """Makes each of its sets in the setup of its stage alone."""
 
     def setup(self, stage):
@@ -47,7 +47,7 @@ def trainer_of(**options):
 
 def test_calibrate_takes_the_images_of_a_data_module_s_training_loader(caplog):
     caplog.set_level("INFO")
-    trainer_of(exit_loss=0.5).calibrate(Task(), datamodule=Data())
+    trainer_of(exit_loss=0.5).calibrate(Task(), datamodule=_Data())
     found = results("out")
     assert found["images"] == 10
     assert found["calibration"]["images"] == 14
