@@ -306,7 +306,10 @@ def test_classes_are_matched_by_name(tmp_path):
 def test_missing_data(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"correct data\.root"):
         image_data(tmp_path / "absent").num_classes  # noqa: B018  the property reads
-    with pytest.raises(FileNotFoundError, match=r"'training' in .*, which holds test, train; name another, as in --data.train_split train"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"'training' in .*, which holds test, train; name another, as in --data.train_split train",
+    ):
         image_data(folders, train_split="training").images("train")
     with pytest.raises(FileNotFoundError, match=r"torch/cifar10, split train, in .*data\.download"):
         image_data(tmp_path, name="torch/cifar10").images("train")
