@@ -36,7 +36,7 @@ BATCH = images(4, 4, channels=1)
 def original(tmp_path_factory):
     """Folder of a saved network, its outputs and its report."""
     folder = tmp_path_factory.mktemp("original")
-    snn = convert(tiny(), 3, batches=[BATCH], threshold="max")
+    snn = convert(tiny(), 3, batches=[BATCH], threshold="max", fold_bn=False)
     report = calibrate_(snn, [BATCH], progress=False)
     save_snn(snn, folder / "snn", report=report)
     return folder, snn.readout(snn(BATCH)), report

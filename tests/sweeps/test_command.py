@@ -105,10 +105,10 @@ def test_a_sweep_that_is_told_to_stop_stops_its_run_and_goes_on_later():
 
 
 def test_a_run_without_the_metric_fails_and_names_what_there_is():
-    prepared({"alpha": {"values": [0.25]}}, metric={"name": "val/acc"})
+    prepared({"alpha": {"values": [0.25]}}, metric={"name": "snn/accuracy_T9"})
     (run,) = sweep("sweep.yaml")
     assert run.state == "failed"
-    assert "no val/acc among its results: ann/accuracy" in run.error
+    assert "no snn/accuracy_T9 among its results: ann/accuracy" in run.error
 
 
 def test_random_needs_an_end_and_stays_within_it():
