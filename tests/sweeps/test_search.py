@@ -51,7 +51,9 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, method
 @pytest.mark.parametrize(("goal", "best"), [("maximize", 2.0), ("minimize", 0.0)])
 def test_bayes_nears_the_best_point(tmp_path, goal, best):
     parameters = {"float": PARAMETERS["float"]}
-    sweep = read_sweep(written(tmp_path, method="bayes", parameters=parameters, metric={"name": "ann/accuracy", "goal": goal}))
+    sweep = read_sweep(
+        written(tmp_path, method="bayes", parameters=parameters, metric={"name": "ann/accuracy", "goal": goal})
+    )
     found = points(sweep, 30, lambda point: point["float"])
     assert sum(abs(point["float"] - best) < 0.4 for point in found[20:]) >= 6  # of 10, by chance 2
 
