@@ -68,8 +68,8 @@ def _difference(network: nn.Module, example: Tensor, outputs: Any) -> str:
     if not all(bool(leaf.isfinite().all()) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)):
         return "has infinite weights"
     images = example.double() if example.is_floating_point() else example
+    double = copy.deepcopy(network).double()
     with Double():
-        double = copy.deepcopy(network).double()
         exact, again = _tensors(double(images.clone())), _tensors(double(images.clone()))
         if not all(map(_close, exact, again)):
             return ""  # it draws at random, which is said when its operations are looked at
