@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -23,6 +23,7 @@ Role = Literal["train", "calibration", "val", "test"]
 
 _NETWORKS = ("network", "model", "backbone", "net")  # where a LightningModule may hold its network
 WORKERS_PER_CORE = 4
+FEW_STEPS = 5  # in an epoch
 """Loading processes for each core, for each training process: more only wait, and hundreds exhaust the memory."""
 
 __all__ = ["ClassificationData", "Role", "available_cores"]
@@ -177,6 +178,12 @@ class ClassificationData(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled, augmented training images. Lightning shares them out between processes."""
         images = self.images("train")
+        steps = max(1, len(images) // self.batch_size)
+        if steps < FEW_STEPS:
+            rank_zero_info(
+                f"{len(images):,} images in batches of {self.batch_size} make {steps} step{'s' * (steps > 1)} an epoch: "
+                "a smaller --data.batch_size makes more, and more epochs train longer."
+            )
         return self._loader(
             images, batch_size=self.batch_size, shuffle=True, drop_last=len(images) >= self.batch_size, collate_fn=keep
         )

@@ -92,6 +92,10 @@ def read_sweep(path: str | os.PathLike[str]) -> SweepFile:
         ValueError: It is no sweep file, or needs what is not there; says what.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no sweep file {path}: give its path from here; docs/sweeps.md has an example"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -170,3 +170,11 @@ def test_grey_images_are_known_by_some_of_them(tmp_path):
     next((tmp_path / "train" / "china").iterdir()).write_bytes(b"no image")
     assert not are_grey(tmp_path)
     assert Path(tmp_path).is_dir()
+
+
+@pytest.mark.parametrize(("batch_size", "said"), [(8, "20 images in batches of 8 make 2 steps an epoch"), (4, "")])
+def test_few_steps_in_an_epoch_are_said(batch_size, said, tmp_path, caplog):
+    caplog.set_level("INFO")
+    data = ImageData(str(folder(tmp_path, "train", "val")), input_size=8, num_workers=0, batch_size=batch_size)
+    assert len(data.train_dataloader()) == 20 // batch_size
+    assert [said] * bool(said) == [text.partition(":")[0] for text in caplog.messages if "an epoch" in text]

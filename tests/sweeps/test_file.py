@@ -69,3 +69,8 @@ def test_a_file_that_is_no_sweep_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"none\.yaml"):
         read_sweep(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no sweep file .*none\.yaml: give its path"):
+        read_sweep(tmp_path / "none.yaml")
