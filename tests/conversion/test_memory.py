@@ -90,7 +90,7 @@ for limit in (1, {limit}, 10**12):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted in KiB on Linux")
 @pytest.mark.parametrize("solver", ["exact", "balanced"])
 def test_a_process_that_calibrates_32_steps_takes_about_the_limit(solver):
