@@ -182,8 +182,8 @@ class ClassificationData(LightningDataModule, ABC):
         if steps < FEW_STEPS:
             number = f"{steps} step{'s' * (steps > 1)} an epoch"
             rank_zero_info(
-                f"{len(images):,} images in batches of {self.batch_size} make {number}: a smaller --data.batch_size makes "
-                "more, and more epochs train longer."
+                f"{len(images):,} images in batches of {self.batch_size} make {number}: a smaller --data.batch_size "
+                "makes more, and more epochs train longer."
             )
         return self._loader(
             images, batch_size=self.batch_size, shuffle=True, drop_last=len(images) >= self.batch_size, collate_fn=keep
