@@ -145,6 +145,7 @@ def test_a_signal_after_the_training_leaves_whole_files(stage, number, fitted):
     assert results("out")["accuracy"] == results(fitted / "out")["accuracy"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "number"),

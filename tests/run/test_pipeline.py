@@ -99,6 +99,7 @@ class TestSubcommands:
         assert sum(site["folded"] for site in found["sites"]) == found["conversion"]["folded"]
 
     @needs_compiler
+    @pytest.mark.long
     def test_compiled_neurons_give_the_same_accuracy(self, fitted, monkeypatch):
         monkeypatch.delattr("ftbc_pl.layers.integrate_and_fire_")  # what runs without compilation
         main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.compile=true"])
@@ -108,6 +109,7 @@ class TestSubcommands:
 
     @needs_compiler
     @pytest.mark.slow
+    @pytest.mark.long
     def test_a_compiled_network_is_trained_and_converted(self, monkeypatch):
         compiled, compile = [], torch.nn.Module.compile
         monkeypatch.setattr(torch.nn.Module, "compile", lambda network: (compiled.append(network), compile(network)))

@@ -21,7 +21,7 @@ from tests.pipeline import QUICK, checkpoint, python, results
 pytestmark = pytest.mark.usefixtures("own_folder")
 FILES = {"snn.safetensors", "snn.json", "results.json", "report.html", "config.yaml"}
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-OPTIONS = {"num_steps": 4, "batch_size": 40}
+OPTIONS = {"num_steps": 4, "batch_size": 40, "fold_bn": False}
 # What differs between two runs of the same network: how long it took, and what the configuration says of the run.
 OWN = ("seconds", "settings", "links")
 

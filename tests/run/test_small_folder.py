@@ -14,7 +14,7 @@ def trainer_with(images):
     class Trainer(SimpleNamespace):
         __hash__ = object.__hash__
 
-    return Trainer(datamodule=DigitsData(val_split=1437 - images))
+    return Trainer(datamodule=DigitsData(val_split=1437 - images), lightning_module=None)
 
 
 def test_the_images_there_are_serve_where_no_size_was_given(caplog):
