@@ -17,6 +17,7 @@ from ftbc_pl.conversion.batch import number_of_batches, to_images
 from ftbc_pl.data import ClassificationData
 from ftbc_pl.distributed import process_place
 from ftbc_pl.evaluation.exit import fewest_images
+from ftbc_pl.options import RunOptions
 from ftbc_pl.transfer import through_hooks
 
 _HOW = "FTBC(calibration=loader), or add calibration_dataloader(batch_size, num_batches) to the datamodule"
@@ -140,7 +141,8 @@ def _training_loader(trainer: Trainer) -> Any:
 
 
 def size_that_fits(trainer: Trainer, size: int, num_batches: int) -> int:
-    """A batch size for which there are images enough: `size`, or less where a data module of the package has fewer.
+    """A batch size for which there are images enough: `size`, or where that is the default and a data module of the
+    package has fewer, less.
 
     Args:
         trainer: The trainer, with its data.
@@ -148,7 +150,9 @@ def size_that_fits(trainer: Trainer, size: int, num_batches: int) -> int:
         num_batches: Number of batches.
     """
     data: Any = getattr(trainer, "datamodule", None)
-    count = len(data.images("calibration")) if isinstance(data, ClassificationData) else size * num_batches
+    if size != RunOptions.batch_size or not isinstance(data, ClassificationData):
+        return size
+    count = len(data.images("calibration"))
     fitting = min(size, count // num_batches) or size
     if fitting < size:
         _say_once(

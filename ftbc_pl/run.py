@@ -284,7 +284,7 @@ class Run:
 
     def _calibration_loader(self, trainer: Trainer) -> Any:
         size, number = self.options.batch_size, self.options.num_batches
-        if self.calibration is None and size == RunOptions.batch_size:  # the default
+        if self.calibration is None:
             size = size_that_fits(trainer, size, number)
         return calibration_loader(trainer, size, number, self.calibration)
 

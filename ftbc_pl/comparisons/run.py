@@ -94,11 +94,10 @@ class ComparisonRun:
         self._store.close()
 
     def _calibration(self, trainer: Trainer) -> Any:
-        plan, size = self.table.plan, self._options.batch_size
-        if size == RunOptions.batch_size:  # the default
-            size = size_that_fits(trainer, size, plan.num_batches * plan.draws)
+        plan = self.table.plan
+        number = plan.num_batches * plan.draws
         try:
-            return calibration_loader(trainer, size, plan.num_batches * plan.draws)
+            return calibration_loader(trainer, size_that_fits(trainer, self._options.batch_size, number), number)
         except ValueError as error:
             raise ValueError(f"{plan.draws} draws of calibration images: {error}, or draws") from error
 

@@ -85,7 +85,7 @@ def check_finite(network: nn.Module, example: Tensor, outputs: Any) -> None:
     Raises:
         ConversionError: They have NaN or infinite values; says where these come from.
     """
-    if not all(_is_finite(leaf) for leaf in tree_leaves(outputs)):
+    if not all(is_finite(leaf) for leaf in tree_leaves(outputs)):
         where = where_not_finite(network, [example])
         raise ConversionError.of_network(f"its outputs have NaN or infinite values on the example: {where}")
 
@@ -100,7 +100,7 @@ def where_not_finite(network: nn.Module, batches: Sequence[Tensor]) -> str:
     """
     for number, images in enumerate(batches):
         for row, image in enumerate(images):
-            if not _is_finite(image):
+            if not is_finite(image):
                 return f"image {row} of batch {number} holds {_what(image)}: check the data and its normalisation"
     weights = [(name, value) for name, value in [*network.named_parameters(), *network.named_buffers()]]
     # An infinite buffer may be meant so, as in a mask.
@@ -117,7 +117,7 @@ def _first_overflow(network: nn.Module, batches: Sequence[Tensor]) -> str:
 
     def look(path: str) -> Any:
         return lambda _module, _args, out: (
-            None if found or all(_is_finite(leaf) for leaf in tree_leaves(out)) else found.append(path)
+            None if found or all(is_finite(leaf) for leaf in tree_leaves(out)) else found.append(path)
         )
 
     handles = [module.register_forward_hook(look(path)) for path, module in network.named_modules()]
@@ -166,7 +166,8 @@ def _worst(theta: Tensor) -> float:
     return float(values[~(values.isfinite() & (values > 0))][0])
 
 
-def _is_finite(leaf: Any) -> bool:
+def is_finite(leaf: Any) -> bool:
+    """Whether a part of an output is free of NaN and infinite values, as all is that is no tensor of real numbers."""
     return not isinstance(leaf, Tensor) or not leaf.is_floating_point() or bool(leaf.isfinite().all())
 
 

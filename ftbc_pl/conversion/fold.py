@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ftbc_pl.conversion.copies import first_line
+from ftbc_pl.conversion.diagnosis import is_finite
 from ftbc_pl.conversion.precision import Double
 from ftbc_pl.tracing.operations import is_metadata, operation_name
 
@@ -65,7 +66,7 @@ def _difference(network: nn.Module, example: Tensor, outputs: Any) -> str:
         example: A small input batch (B, ...).
         outputs: Those of the folded network in its own precision.
     """
-    if not all(bool(leaf.isfinite().all()) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)):
+    if not all(map(is_finite, tree_leaves(outputs))):
         return "has infinite weights"
     images = example.double() if example.is_floating_point() else example
     double = copy.deepcopy(network).double()

@@ -23,8 +23,8 @@ Role = Literal["train", "calibration", "val", "test"]
 
 _NETWORKS = ("network", "model", "backbone", "net")  # where a LightningModule may hold its network
 WORKERS_PER_CORE = 4
-FEW_STEPS = 5  # in an epoch
 """Loading processes for each core, for each training process: more only wait, and hundreds exhaust the memory."""
+FEW_STEPS = 5  # in an epoch
 
 __all__ = ["ClassificationData", "Role", "available_cores"]
 
