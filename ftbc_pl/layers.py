@@ -235,18 +235,19 @@ class TemporalDifference(nn.Module):
         self.sums: tuple[Tensor, ...] | None = None
         self.total: Tensor | None = None
 
-    def forward(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def forward(self, function: Callable[..., Tensor], *inputs: Tensor, in_parts: bool = True) -> Tensor:
         """Simulate the next K timesteps of `function`, called with tensors (K·B, ...).
 
         Args:
             function: The stateless operation.
             inputs: Its inputs, (K, B, ...) each.
+            in_parts: Whether it may be called several times, each with some of the K.
 
         Returns:
             (K, B, ...), whose running mean is the function of the running means of the inputs.
         """
         steps = len(inputs[0])
-        block = max(1, MOST_BYTES // max(1, inputs[0].nbytes // steps))
+        block = max(1, MOST_BYTES // max(1, inputs[0].nbytes // steps)) if in_parts else steps
         parts = [self._block(function, [x[first : first + block] for x in inputs]) for first in range(0, steps, block)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

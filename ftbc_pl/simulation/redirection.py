@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ftbc_pl.simulation.corrections import Layers, Place
-from ftbc_pl.simulation.visitors import Visitor
+from ftbc_pl.simulation.visitors import StreamFunction, Visitor
 from ftbc_pl.tracing.calls import Call, Trace
 from ftbc_pl.tracing.composite import expansion, may_expand
 from ftbc_pl.tracing.operations import Kind
@@ -80,7 +80,8 @@ class Redirection(TorchFunctionMode):
             if inputs[0].shape[call.channel_dim :][:1] != call.record.shape[call.channel_dim - 1 :][:1]:
                 raise RuntimeError(_OTHER_PATH)
             return self.visitor.neuron(call, self.sites[index], inputs[0], function)  # type: ignore[arg-type]
-        return self.visitor.rate_exact(call, self.sites[index], inputs, function)  # type: ignore[arg-type]
+        stateless = StreamFunction(function, not _others_have_rows(call, args, kwargs, len(inputs[0])))
+        return self.visitor.rate_exact(call, self.sites[index], inputs, stateless)  # type: ignore[arg-type]
 
     def run(self, rows: Tensor) -> Any:
         """Run the ANN's code once.
@@ -113,3 +114,10 @@ def _streams(
         return func(*new_args, **new_kwargs)  # type: ignore[no-any-return]
 
     return [leaves[position] for position in call.streams], function
+
+
+def _others_have_rows(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], rows: int) -> bool:
+    """Whether a call takes a tensor that does not depend on the input and has as many rows as what does."""
+    leaves, _ = tree_flatten((args, kwargs))
+    others = (leaf for place, leaf in enumerate(leaves) if place not in call.streams and isinstance(leaf, Tensor))
+    return any(len(leaf) == rows for leaf in others if leaf.ndim)

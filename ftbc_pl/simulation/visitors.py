@@ -1,13 +1,29 @@
 """What happens at the sites of a network while timesteps of a batch run through its forward as rows."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 from ftbc_pl.tracing.calls import Call
+
+
+class StreamFunction(NamedTuple):
+    """A call as a function of those of its tensors that depend on the input.
+
+    Attributes:
+        run: The function.
+        in_parts: Whether some of the rows may be handed to it; if not, what else it takes has as many rows.
+    """
+
+    run: Callable[..., Tensor]
+    in_parts: bool
+
+    def __call__(self, *streams: Tensor) -> Tensor:
+        """Call it."""
+        return self.run(*streams)
 
 
 class Visitor(Protocol):
@@ -17,7 +33,7 @@ class Visitor(Protocol):
         """Return the output of a spiking site for its input `x`; `activation` is what the ANN would do."""
 
     def rate_exact(
-        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
+        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: StreamFunction
     ) -> Tensor:
         """Return the output of a rate-exact site."""
 
@@ -60,7 +76,7 @@ class Simulation:
         site(current, out[self.ann_rows :])
 
     def rate_exact(
-        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: Callable[..., Tensor]
+        self, call: Call, site: TemporalDifference, inputs: list[Tensor], function: StreamFunction
     ) -> Tensor:
         """Apply the rate-exact replacement; what is the same at every step needs none."""
         if all(call.static):
@@ -68,14 +84,17 @@ class Simulation:
         blocks = [self.unfold(x, static) for x, static in zip(inputs, call.static, strict=True)]
         ann: list[Tensor] = []
 
-        def of_all_rows(*means: Tensor) -> Tensor:
+        def with_ann_rows(*means: Tensor) -> Tensor:
+            if ann:  # a later part of the timesteps
+                return function(*means)
             # In one call, since what else it takes may have as many rows: zeros like the input, queries for each image.
             rows = [torch.cat([block[0], mean]) for block, mean in zip(blocks, means, strict=True)]
-            first, others = function(*rows).unflatten(0, (self.rows, -1)).split([1, self.num_steps])
+            first, others = function(*rows).unflatten(0, (len(rows[0]) // len(blocks[0][0]), -1)).tensor_split([1])
             ann.append(first)
             return others.flatten(0, 1)
 
-        spikes = site(of_all_rows if self.ann_rows else function, *(block[self.ann_rows :] for block in blocks))
+        run = with_ann_rows if self.ann_rows else function
+        spikes = site(run, *(block[self.ann_rows :] for block in blocks), in_parts=function.in_parts)
         out = torch.cat([*ann, spikes]).flatten(0, 1)
         return inputs[0].copy_(out) if call.inplace and not call.static[0] else out
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ftbc_pl import ConversionError, convert, layers, prepare
+from ftbc_pl import ConversionError, calibrate_, convert, layers, prepare
 from ftbc_pl.conversion.check import check_conversion
 from ftbc_pl.layers import QCFS, ClippedReLU, SpikingNeuron, TemporalDifference
 from ftbc_pl.tracing.operations import Kind
@@ -293,19 +293,29 @@ def test_a_cpu_runs_few_rows_at_once_unless_told_otherwise():
     assert snn.chunks(1000) == [3, 3, 2]
 
 
+class Pooled(nn.Module):
+    """Maxima, alone and beside a constant with as many rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(64, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.conv(x).relu(), 2)
+        return self.head(torch.maximum(x, torch.full_like(x, 0.1)).flatten(1))
+
+
+@pytest.mark.parametrize("weights", ["keep", "ridge"])
 @pytest.mark.parametrize("steps_at_once", [1, 2, 3])
-def test_large_inputs_of_rate_exact_sites_are_taken_in_parts(steps_at_once, monkeypatch):
+def test_large_inputs_of_rate_exact_sites_are_taken_in_parts(steps_at_once, weights, monkeypatch):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 5))
-    batch = images(6, 8)
-    snn = convert(network.eval(), 7, batches=[batch])
-    expected = snn(batch)
-    monkeypatch.setattr(layers, "MOST_BYTES", steps_at_once * batch.new_empty(6, 4, 8, 8).nbytes)
+    batch = images(60, 8)
+    snn = convert(Pooled().eval(), 7, batches=[batch])
+    calibrate_(snn, [batch], weights=weights, progress=False)
+    expected, biases = snn(batch), [site.temporal_bias.clone() for _, site in snn.neurons()]
+    monkeypatch.setattr(layers, "MOST_BYTES", steps_at_once * batch.new_empty(60, 4, 8, 8).nbytes)
+    snn.time_chunk = 7
     assert torch.equal(snn(batch), expected)
-
-
-def test_what_is_missing_or_misspelt_is_said_at_once():
-    with pytest.raises(ValueError, match="pass `batches=` with images of the training set, which measure"):
-        convert(small_cnn(), 8)
-    with pytest.raises(TypeError, match="Did you mean num_steps"):
-        convert(small_cnn(), num_step=8)
+    calibrate_(snn, [batch], weights=weights, progress=False)
+    assert all(torch.equal(site.temporal_bias, bias) for (_, site), bias in zip(snn.neurons(), biases, strict=True))
+    assert torch.equal(snn(batch), expected)
