@@ -1,5 +1,6 @@
 """Lightning's Trainer with the subcommands of this package, as the command line runs them."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from ftbc_pl.run import Run
 from ftbc_pl.simulation import SpikingNetwork
 from ftbc_pl.task import ImageClassifier
 from ftbc_pl.trained import know_images
+from ftbc_pl.validation import why_none
 
 
 class _Claim(Callback):
@@ -236,12 +238,15 @@ class FTBCTrainer(Trainer):
         loop = super().validate if split == "validation" else super().test
         try:
             with self._bare_callbacks(_Claim(run)), self._full_precision(), self._own_weights():
-                loop(module, dataloaders, datamodule=datamodule, verbose=False)
-            if module.measured is None:
-                raise ValueError(
-                    f"There are no {split} images to evaluate on: hand in a loader, or set data.val_split above 0."
-                )
-            run.write(self, module.snn, module.measured, split)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")  # said below
+                    loop(module, dataloaders, datamodule=datamodule, verbose=False)
+            if module.measured is not None:
+                run.write(self, module.snn, module.measured, split)
+            elif run.snn is module.snn:  # it was made here: not lost
+                run.write_without_accuracies(self, f"there are no validation images ({why_none(self)})")
+            else:
+                raise ValueError(f"There are no {split} images to evaluate on: {why_none(self)}.")
         except BaseException:
             run.abandon()
             raise

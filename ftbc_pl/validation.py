@@ -46,15 +46,15 @@ def warn_without_validation(trainer: Trainer) -> None:
     """Say before the training what a run without validation images lacks."""
     if not has_validation(trainer):
         rank_zero_warn(
-            f"There are no validation images ({_why_none(trainer)}): the last weights will be converted and saved, "
+            f"There are no validation images ({why_none(trainer)}): the last weights will be converted and saved, "
             "without a best checkpoint, accuracies or a report."
         )
 
 
-def _why_none(trainer: Trainer) -> str:
-    """What the reader would change to have some."""
+def why_none(trainer: Trainer) -> str:
+    """What the reader would change to have validation images."""
     if trainer.limit_val_batches == 0:
         return "limit_val_batches of the trainer is 0"
     if isinstance(getattr(trainer, "datamodule", None), ClassificationData):
-        return "data.val_split is 0"
-    return "fit was given no validation loader"
+        return "data.val_split is 0, and data.val_split_name names no split of the data"
+    return "no loader was given"

@@ -118,12 +118,12 @@ STAGES = {
 @pytest.mark.parametrize(
     ("stage", "number"),
     [
-        ("conversion", signal.SIGTERM),
+        pytest.param("conversion", signal.SIGTERM, marks=pytest.mark.long),
         ("calibration", signal.SIGINT),
-        ("saving", signal.SIGTERM),
-        ("evaluation", signal.SIGTERM),
+        pytest.param("saving", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("evaluation", signal.SIGTERM, marks=pytest.mark.long),
         ("report", signal.SIGTERM),
-        ("report", signal.SIGINT),
+        pytest.param("report", signal.SIGINT, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_after_the_training_leaves_whole_files(stage, number, fitted):
@@ -169,8 +169,14 @@ def test_a_signal_leaves_the_results_of_an_earlier_run(stage, number, fitted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["ftbc_pl.run:calibrate_", "ftbc_pl.run:write_results_json",
-                                   "ftbc_pl.run:write_report_html"])  # fmt: skip
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("ftbc_pl.run:calibrate_", marks=pytest.mark.long),
+        "ftbc_pl.run:write_results_json",
+        pytest.param("ftbc_pl.run:write_report_html", marks=pytest.mark.long),
+    ],
+)
 def test_a_kill_leaves_the_results_of_an_earlier_run(stage, fitted):
     main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.output_dir=out"])
     before = {name: Path("out", name).read_bytes() for name in FILES}

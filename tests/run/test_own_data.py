@@ -67,6 +67,6 @@ def test_a_fit_without_validation_images_says_why_there_are_none(limit):
     trainer = FTBCTrainer(
         **BARE, max_epochs=1, limit_val_batches=limit, callbacks=[FTBC(num_steps=2, output_dir="out")]
     )
-    why = "fit was given no validation loader" if limit is None else "limit_val_batches of the trainer is 0"
+    why = "no loader was given" if limit is None else "limit_val_batches of the trainer is 0"
     with pytest.warns(UserWarning, match=rf"There are no validation images \({why}\): the last weights"):
         trainer.fit(Task(), loader, *([] if limit is None else [loader]))

@@ -228,3 +228,13 @@ def test_network_and_data_must_have_the_same_classes():
     )
     with pytest.raises(ValueError, match="The network has 7 classes, the data 10"):
         trainer.fit(ImageClassifier(in_chans=1, num_classes=7), datamodule=DigitsData())
+
+
+def test_calibrate_without_validation_images_keeps_its_network_and_says_so(fitted, caplog):
+    caplog.set_level("INFO")
+    main(["calibrate", *QUICK, f"--ckpt_path={checkpoint(fitted)}", "--ftbc.output_dir=out", "--data.val_split=0"])
+    why = "data.val_split is 0, and data.val_split_name names no split of the data"
+    assert f"No accuracy was measured, since there are no validation images ({why})" in caplog.text
+    assert sorted(path.name for path in Path("out").iterdir()) == ["config.yaml", "snn.json", "snn.safetensors"]
+    main(["test", *QUICK, "--snn_path=out", "--ftbc.output_dir=tested"])
+    assert results("tested")["calibration"]["images"] == 40

@@ -33,7 +33,7 @@ def test_bad_input_ends_with_one_clear_sentence(name, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["fit", "calibrate"])
+@pytest.mark.parametrize("command", [pytest.param("fit", marks=pytest.mark.long), "calibrate"])
 def test_a_missing_compiler_is_said_before_the_work(command, fitted):
     weights = [f"--ckpt_path={checkpoint(fitted)}"] if command == "calibrate" else []
     environment = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": f"{os.getcwd()}/cache"}

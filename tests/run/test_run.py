@@ -107,7 +107,7 @@ def test_a_project_with_callbacks_of_its_own_is_in_nobodys_way():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-true", pytest.param("64-true", marks=pytest.mark.long)])
 def test_what_is_measured_is_the_network_that_is_saved(fitted, precision):
     arguments = [f"--ckpt_path={checkpoint(fitted)}", f"--trainer.precision={precision}", "--ftbc.output_dir=out"]
     main(["calibrate", *QUICK, *arguments])

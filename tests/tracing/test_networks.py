@@ -24,13 +24,15 @@ LEAKY = ["tresnet_m", "darknet53", "cspresnet50"]
 TRANSFORMERS = ["vit_tiny_patch16_224", "deit_tiny_patch16_224"]
 # Those that a forward of 64×64 pixels does not get through, or that take over ten seconds.
 SIZES = {"inception_v3": 75, "pnasnet5large": 96}
-SLOW = {"vgg11_bn", "vgg16", "vgg16_bn", "pnasnet5large"}
+SLOW = {"vgg11_bn"}
+LONG = {"vgg16", "vgg16_bn", "pnasnet5large", "wide_resnet50_2"}
 # All their activations are leaky.
 WITHOUT_SPIKES = ["darknet53", "cspresnet50"]
 
 
 def named(names):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names.split()]
+    marks = dict.fromkeys(SLOW, pytest.mark.slow) | dict.fromkeys(LONG, pytest.mark.long)
+    return [pytest.param(name, marks=marks.get(name, ())) for name in names.split()]
 
 
 def create_timm(name, **kwargs):
