@@ -237,10 +237,10 @@ class FTBCTrainer(Trainer):
         """Run Lightning's loop over a spiking network, and write the results."""
         loop = super().validate if split == "validation" else super().test
         try:
-            with self._bare_callbacks(_Claim(run)), self._full_precision(), self._own_weights():
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")  # said below
-                    loop(module, dataloaders, datamodule=datamodule, verbose=False)
+            bare = self._bare_callbacks(_Claim(run))
+            with bare, self._full_precision(), self._own_weights(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Total length of .* across ranks is zero")  # said below
+                loop(module, dataloaders, datamodule=datamodule, verbose=False)
             if module.measured is not None:
                 run.write(self, module.snn, module.measured, split)
             elif run.snn is module.snn:  # it was made here: not lost

@@ -60,8 +60,8 @@ def hold_out(labels: Tensor, amount: int | float, seed: int) -> tuple[Tensor, Te
     """
     if not 0 <= amount < (1 if amount % 1 > 0 else len(labels)):
         raise ValueError(
-            f"expected val_split as a fraction in 0..1 or a number below {len(labels)} images, got {amount}; lower it, or "
-            f"name the data set's own validation split by val_split_name"
+            f"expected val_split as a fraction in 0..1 or a number below {len(labels)} images, got {amount}; "
+            f"lower it, or name the data set's own validation split by val_split_name"
         )
     if amount >= 1:
         # The command line reads every number as a fraction first.
