@@ -1,7 +1,8 @@
 """What happens at the sites of a network while timesteps of a batch run through its forward as rows."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from ftbc_pl.layers import SpikingNeuron, TemporalDifference
 from ftbc_pl.tracing.calls import Call
 
 
-class StreamFunction(NamedTuple):
+@dataclass(frozen=True)
+class StreamFunction:
     """A call as a function of those of its tensors that depend on the input.
 
     Attributes:
