@@ -132,8 +132,10 @@ WEIGHT_RULES = {
     "ridge and balanced": ridge(200, "balanced"),
     "ridge and balanced, 1,000 images": ridge(1000, "balanced"),
     "ridge and balanced, horizon T, 500 images": ridge(500, "balanced", last=True),
+    "ridge and balanced, horizon T, 1,000 images": ridge(1000, "balanced", last=True),
 }
 RULES |= {
     "ridge": WEIGHT_RULES["ridge, 500 images"],
     "ridge_balanced": WEIGHT_RULES["ridge and balanced, horizon T, 500 images"],
+    "ridge_balanced_1000": WEIGHT_RULES["ridge and balanced, horizon T, 1,000 images"],
 }
