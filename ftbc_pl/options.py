@@ -138,12 +138,12 @@ class CalibrationOptions(Options):
             ridge.
         passes: How often heuristic goes over the batches.
         num_batches: Batches of training images to calibrate with. heuristic goes on from one to the next, the others
-            average their biases.
+            average their biases; weights that are fitted are fitted to all, and the last batch decides on the biases.
         readout: What the prediction at t is made of. least_squares weighs the outputs of the steps up to t so that
             they come closest to the ANN's output, or to all of its outputs; mean is their plain mean, as in the papers.
         weights: ridge fits the weights of the layers as well, in closed form, in the same forward, for the timesteps
-            only: the most accurate where T is small. It takes one batch, of 200 images or more; 500 are better at T = 1
-            and 2. keep leaves them.
+            only: the most accurate where T is small. It takes 200 images or more, best in one batch; 500 are better at
+            T = 1 and 2. keep leaves them.
     """
 
     solver: str = "exact"
@@ -186,8 +186,8 @@ class CalibrationOptions(Options):
             raise ValueError(f"alpha is an option of solver 'heuristic'; {self.solver!r} has none.")
         if self.passes > 1 and "passes" not in taken:
             raise ValueError(f"solver {self.solver!r} needs one pass: set passes to 1, or take more num_batches.")
-        if self.weights == "ridge" and (self.passes > 1 or self.num_batches > 1):
-            raise ValueError("weights='ridge' takes one pass over one batch: raise batch_size instead.")
+        if self.weights == "ridge" and self.passes > 1:
+            raise ValueError("weights='ridge' takes one pass: set passes to 1, and raise batch_size or num_batches.")
 
     def check_horizon(self, steps: Sequence[int]) -> None:
         """Check that the horizon is one of the timesteps that there is a prediction for.

@@ -37,7 +37,7 @@ def calibrate_(
     """Set the temporal bias of every site and the weights of the readout, in place, with one forward for each batch.
 
     With `weights="ridge"` the weights of the layers are fitted as well, in the same forward, with all timesteps of
-    the batch in memory; the ANN's own stay as they are.
+    a batch in memory; the ANN's own stay as they are. Of several batches each is fitted together with those before.
 
     In a distributed run every process hands in its share of the batches; all end with the same biases and weights. On
     any error, Ctrl-C included, these are left as they were.
@@ -85,7 +85,7 @@ class _Calibration:
         self.states = {call.name: SiteState(site) for call, site in snn.neurons()}
         self.errors: Tensor | None = None
         self.fit: WeightFit | None = None
-        self.images = self.forward_passes = 0
+        self.images = self.forward_passes = self.fitted = 0
         # One unit is one timestep of one site, so that a single batch moves the bar as well.
         self.blocks = len(snn.prediction_steps)
         self.visitor = TrainStep if snn.options.schedule == "accumulate" else CalibrationStep
@@ -114,8 +114,14 @@ class _Calibration:
         plan, horizon = plan_fits(self.snn, images[:2]), self.options.horizon
         # One block holds whole trains, and there is one running mean to fit.
         horizon = horizon if self.blocks == self.snn.num_steps else None
-        self.fit = WeightFit(plan, self.blocks, len(images), images.device, horizon)
-        self.fit.warn_of_few_images()
+        self.fitted += 1
+        is_last = self.fitted == self.options.num_batches
+        self.fit = WeightFit(plan, self.blocks, len(images), images.device, horizon, self.fit, is_last)
+        if is_last:
+            self.fit.warn_of_few_images()
+        self.errors = None  # biases and readout are those of the last batch, which sees the weights fitted to all
+        for state in self.states.values():
+            state.forget()
 
     def _correct(self, images: Tensor, chunks: list[int]) -> None:
         self.snn.reset()
@@ -144,8 +150,9 @@ class _Calibration:
     def finish(self) -> None:
         """Set the biases to the average over the batches, where the solver does not go on, and the readout."""
         if not self.solver.continues:
+            summed = self.options.num_batches if self.fit is None else 1
             for call, site in self.snn.neurons():
-                site.temporal_bias.copy_(self.states[call.name].bias_sum / self.options.num_batches)
+                site.temporal_bias.copy_(self.states[call.name].bias_sum / summed)
         if self.fit is not None:
             self.snn.corrections.replace_(self.fit.corrected)
         if self.errors is None:

@@ -66,6 +66,12 @@ class SiteState:
         )
         return SiteRun(first, current, bias, out, counts)
 
+    def forget(self) -> None:
+        """Leave what other weights fired, and the biases for these, out of the sums."""
+        self.bias_sum.zero_()
+        self.fired.zero_()
+        self.counted = 0
+
     def end_batch(self) -> None:
         """Add the biases of this batch to the sum."""
         self.bias_sum += self.site.temporal_bias

@@ -6,7 +6,8 @@ from the mean current is given back, and the correction is added to the currents
 corrected network will put out. See `ftbc_pl.functional.ridge` and docs/ridge.md.
 
 A layer that belongs to no site is fitted to its own output in the ANN. Memory: the inputs of the layers of one site at
-all timesteps, the sums of `ftbc_pl.functional.ridge_sums`, and a second copy of the weights that change.
+all timesteps, the sums of `ftbc_pl.functional.ridge_sums`, and a second copy of the weights that change; of several
+batches also the sums of all sites.
 """
 
 import warnings
@@ -47,7 +48,14 @@ class WeightFit:
     """
 
     def __init__(
-        self, plan: Plan, num_steps: int, batch_size: int, device: torch.device, horizon: int | None = None
+        self,
+        plan: Plan,
+        num_steps: int,
+        batch_size: int,
+        device: torch.device,
+        horizon: int | None = None,
+        earlier: "WeightFit | None" = None,
+        is_last: bool = True,
     ) -> None:
         """Prepare the fit.
 
@@ -57,6 +65,8 @@ class WeightFit:
             batch_size: Images of this process.
             device: Where they are.
             horizon: t of the running means that are fitted; None: 1, 2, 4 … T together.
+            earlier: The fit of the batches before, whose sums count as well.
+            is_last: Whether no batch follows, for which sums would be kept.
         """
         self.plan, self.num_steps = plan, num_steps
         powers = {2**power for power in range(num_steps.bit_length()) if 2**power < num_steps}
@@ -71,6 +81,9 @@ class WeightFit:
         for site in plan.sites.values():
             for term in site.terms:
                 self.awaited.setdefault(term.changed.place, []).append(term.changed)
+        self.is_last = is_last
+        self.sums: dict[Changed, SplitSums] = {} if earlier is None else earlier.sums
+        self.seen: int = self.images + (0 if earlier is None else earlier.seen)
         self.kept: dict[Changed, _Kept] = {}
         self.corrected: dict[Changed, tuple[Tensor, ...]] = {}
         unfitted = {SEES_IMAGE: plan.exact, NO_LAYER: plan.others, BATCH_INSIDE: plan.mixed}
@@ -78,9 +91,9 @@ class WeightFit:
 
     def warn_of_few_images(self) -> None:
         """Warn if there are fewer images than make sense."""
-        if self.images < FEWEST_IMAGES:
+        if self.seen < FEWEST_IMAGES:
             warnings.warn(
-                f"weights='ridge' fits weights to {self.images} calibration images: they may serve those images only. "
+                f"weights='ridge' fits weights to {self.seen} calibration images: they may serve those images only. "
                 f"Take {ENOUGH_IMAGES} (batch_size={ENOUGH_IMAGES}), at least {FEWEST_IMAGES}.",
                 stacklevel=4,
             )
@@ -120,6 +133,7 @@ class WeightFit:
         design = Design(tuple(one.geometry for one in kept), channel_dim)
         sums = joint_sums(design, streams, currents, z, self.steps, first=self.first, images=self.images)
         sums = sums.mapped(sum_over_processes)
+        sums = self._with_earlier(plan.terms[0].changed, sums)
         target = _moments(z, channel_dim)
         try:
             fit = solve_ridge(design, sums)
@@ -150,6 +164,14 @@ class WeightFit:
             relative.append(float(own.norm() / before.norm().clamp(min=1e-30)))
         self._add_constant(plan, kept, usable, currents, target, channel_dim)
         self._report(plan, site, relative, fit)
+
+    def _with_earlier(self, site: Changed, sums: SplitSums) -> SplitSums:
+        """Add the sums of the batches before, and keep those of a site for the batches to come."""
+        earlier = self.sums.pop(site, None)
+        sums = sums if earlier is None else sums + earlier
+        if not self.is_last:
+            self.sums[site] = sums
+        return sums
 
     def _add_constant(
         self,
