@@ -3,7 +3,6 @@
 `PANELS.append(my_panel)` adds one; a function that returns None shows nothing.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from ftbc_pl.reports.figures import accuracy_figure, bias_figure, firing_rate_fi
 from ftbc_pl.reports.parts import Drawing, Listing, Panel, Table
 from ftbc_pl.reports.results import RunResults, to_plain
 from ftbc_pl.reports.sites import NOTHING, bias_by_site, rate_by_site, site_cells
-from ftbc_pl.reports.wording import curve_name, few_images, image_count, latency, percent, summary_line
+from ftbc_pl.reports.wording import curve_name, few_images, gain_error, image_count, latency, percent, summary_line
 
 ROWS_SIDE_BY_SIDE = 16
 
@@ -30,9 +29,7 @@ def key_figures(results: RunResults) -> list[tuple[str, str]]:
         for key in reversed(curves)
     ]  # the calibrated network first: it is what the run was for
     if "calibrated" in curves:
-        # As if the images were others for each: an upper bound, since the same images make differences surer.
-        error = math.hypot(*(results.standard_error(curves[key][-1]) for key in ("uncalibrated", "calibrated")))
-        gain = f"{100 * _gains(results)[-1]:+.1f} ± {100 * error:.1f} points"
+        gain = f"{100 * _gains(results)[-1]:+.1f} ± {100 * gain_error(results):.1f} points"
         shown.append((gain, f"gain by calibration at T\u00a0=\u00a0{steps}"))
     return shown
 

@@ -52,8 +52,28 @@ def latency(results: RunResults) -> str:
 
 def closing_lines(results: RunResults) -> list[str]:
     """What was measured beside the accuracy: energy (two lines), early exit, what needs mending, what is unsure."""
-    lines = [*_energy_lines(results), *_exit_lines(results), *diagnosis_lines(results), few_images(results)]
+    unsure = [lost_by_calibration(results), few_images(results)]
+    lines = [*_energy_lines(results), *_exit_lines(results), *diagnosis_lines(results), *unsure]
     return [line for line in lines if line]
+
+
+def lost_by_calibration(results: RunResults) -> str:
+    """A sentence where the calibration lowers the accuracy at T by more than its standard error; else nothing."""
+    if results.calibration is None:
+        return ""
+    lost = results.accuracy_uncalibrated[-1] - results.accuracy_final
+    if lost <= (error := gain_error(results)):
+        return ""
+    return (
+        f"At T = {results.num_steps} the calibration lowers the accuracy by {100 * lost:.1f} ± {100 * error:.1f} points "
+        f"(it had {results.calibration['images']:,} images): give it more, like those here, or another solver."
+    )
+
+
+def gain_error(results: RunResults) -> float:
+    """Standard error of the gain by calibration at T, as if the images were others for each accuracy: no less."""
+    both = results.accuracy_uncalibrated[-1], results.accuracy_final
+    return math.hypot(*map(results.standard_error, both))
 
 
 def few_images(results: RunResults) -> str:

@@ -74,6 +74,16 @@ def test_the_headline_is_the_gain_at_the_last_step_with_its_error():
     assert key_figures(results)[-1] == ("+10.0 ± 15.7 points", "gain by calibration at T\u00a0=\u00a02")
 
 
+def test_a_calibration_that_costs_accuracy_says_so():
+    def said(uncalibrated, calibrated):
+        curves = {"accuracy_uncalibrated": [0.1, uncalibrated], "accuracy_calibrated": [0.1, calibrated]}
+        return closing_lines(make_results(2, images=100, **curves))
+
+    # √(0.85·0.15/100 + 0.77·0.23/100) = 0.0552
+    assert said(0.85, 0.77)[0].startswith("At T = 2 the calibration lowers the accuracy by 8.0 ± 5.5 points (it had")
+    assert said(0.85, 0.80) == said(0.80, 0.85) == []
+
+
 def test_few_images_are_said_to_tell_little():
     few = "20 test images are few: differences below 22 points say nothing."
     assert closing_lines(make_results(2, images=20)) == [few]
