@@ -65,8 +65,8 @@ def lost_by_calibration(results: RunResults) -> str:
     if lost <= (error := gain_error(results)):
         return ""
     return (
-        f"At T = {results.num_steps} the calibration lowers the accuracy by {100 * lost:.1f} ± {100 * error:.1f} points "
-        f"(it had {results.calibration['images']:,} images): give it more, like those here, or another solver."
+        f"At T = {results.num_steps} the calibration lowers the accuracy by {100 * lost:.1f} ± {100 * error:.1f} points"
+        f" (it had {results.calibration['images']:,} images): give it more, like those here, or another solver."
     )
 
 
