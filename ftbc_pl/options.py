@@ -62,7 +62,7 @@ class Options:
     def _at_least_one(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Integral):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise TypeError(f"{name} must be a whole number, got {value!r}.")
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -196,7 +196,8 @@ class CalibrationOptions(Options):
             ValueError: It is not.
         """
         if self.horizon is not None and self.horizon not in steps:
-            raise ValueError(f"horizon must be one of the timesteps {steps[0]} to {steps[-1]}, got {self.horizon}.")
+            known = f"{steps[0]}, the only prediction" if len(steps) == 1 else f"one of {steps[0]} to {steps[-1]}"
+            raise ValueError(f"horizon must be a timestep of the predictions, {known}, got {self.horizon}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ftbc_pl.distributed import is_distributed
 from ftbc_pl.files import atomic_path
+from ftbc_pl.sites import waiting
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -86,7 +87,7 @@ class PredictionWriter(BasePredictionWriter):
                 exit_step, probability, decided, *classes = unique[index]
                 first, last = known.columns(index, classes[(exit_step or len(timesteps)) - 1])
                 writer.writerow([index, *first, probability, *last, *[exit_step] * has_exit, decided, *classes])
-        rank_zero_info(f"Wrote {len(unique)} predictions to {self.path}.")
+        rank_zero_info(f"Wrote {len(unique)} predictions to {self.path}{_waits(pl_module)}.")
 
     def _timesteps(self, module: LightningModule, predictions: Sequence[Any]) -> Sequence[int]:
         """The timesteps of the predictions: those of a spiking network, or of an ANN, which has one."""
@@ -94,6 +95,12 @@ class PredictionWriter(BasePredictionWriter):
         if snn is not None:
             return snn.prediction_steps  # type: ignore[no-any-return]
         return range(1, max((len(batch["predicted"]) for batch in predictions), default=0) + 1)
+
+
+def _waits(module: LightningModule) -> str:
+    """What the schedule `accumulate` costs, where the network runs by it."""
+    report = getattr(getattr(module, "snn", None), "report", None)
+    return "" if report is None or report.latency is None else f" ({waiting(report.latency)})"
 
 
 class KnownImages:

@@ -43,6 +43,7 @@ class SiteRecord:
         origin: What called it: `module`, `shared module` (one that is called several times) or `function`.
         source: `file:line` of the call.
         shape: Shape of its first input at one step, without the batch.
+        rows: How many of these an image takes: 1, or the number of its tokens where the network makes rows of them.
         channels: Entries of the temporal bias per step; 0 if the site does not spike.
         upper: Upper bound of the ANN's activation, which θ never exceeds; None if it has none.
         threshold_from: Where θ comes from: learned, mse, max or a percentile; empty if the site does not spike.
@@ -57,6 +58,7 @@ class SiteRecord:
     name: str
     kind: str = SPIKING
     shape: tuple[int, ...] = ()
+    rows: int = 1
     operation: str = ""
     origin: str = ""
     source: str = ""
@@ -69,6 +71,11 @@ class SiteRecord:
     temporal_bias_rms: tuple[float, ...] = ()
     dead_channels: int = 0
     saturated_channels: int = 0
+
+    @property
+    def size(self) -> int:
+        """Numbers per image: the neurons of a spiking site."""
+        return self.rows * math.prod(self.shape)
 
     def calibrated_as(self, other: "SiteRecord | None") -> "SiteRecord":
         """This record with what a calibration found, as `other` tells it; as it is where that is None."""
@@ -123,7 +130,7 @@ class ConversionReport:
     @property
     def neurons(self) -> int:
         """Neurons per image."""
-        return sum(math.prod(site.shape) for site in self.sites if site.kind == SPIKING)
+        return sum(site.size for site in self.sites if site.kind == SPIKING)
 
     def totals(self) -> dict[str, Any]:
         """Plain values for JSON: counts of sites, neurons and folded layers, and sites by operation."""

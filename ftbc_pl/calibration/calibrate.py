@@ -51,8 +51,8 @@ def calibrate_(
 
     Raises:
         TypeError: A keyword is no option.
-        ValueError: An option is out of range, the network is in 16 bits, the loader holds fewer batches, or a site (it
-            is named) or the output has NaN or infinite values.
+        ValueError: An option is out of range, the network is in 16 bits, the loader holds fewer batches or an empty
+            one, or a site (it is named) or the output has NaN or infinite values.
     """
     chosen = CalibrationOptions.of(options, "calibrate_")
     chosen.check_horizon(snn.prediction_steps)
@@ -200,6 +200,8 @@ def _unchanged_on_error(snn: SpikingNetwork) -> Iterator[None]:
 def _chunks(snn: SpikingNetwork, images: Tensor, solver: Solver) -> list[int]:
     """Timesteps to run at once; the same in all processes, which exchange sums at every site and step."""
     largest = int(maximum_over_processes(torch.tensor([len(images)], device=snn.device)).item())
+    if not largest:
+        raise ValueError("Expected images in each batch to calibrate with, got an empty batch: check the loader.")
     # The ANN's rows, what a solver works with and, where single neurons matter, what they put out and what they lack.
     chunk = snn.chunk(largest, images, more_rows=1, more_neurons=1 + 2 * solver.single_neurons)
     chunk = -int(maximum_over_processes(torch.tensor([-chunk], device=snn.device)).item())

@@ -22,7 +22,7 @@ class WeightChange:
     Attributes:
         layer: Module that calls it.
         target: Site whose input it was fitted to, or that it was fitted to its own output or to nothing.
-        change: Norm of the change over the norm of the weights; 0: as they were.
+        change: Norm of the change over the norm of the weights; 0: as they were; None: they were 0.
         penalty: λ of the fit; None: no λ was better than no change.
         left: Part of the squared error of the running means of the input that is left, on the images fitted to.
         left_held_out: The same by a fit to four fifths of the images, on the last one.
@@ -30,7 +30,7 @@ class WeightChange:
 
     layer: str
     target: str
-    change: float = 0.0
+    change: float | None = 0.0
     penalty: float | None = None
     left: float = 1.0
     left_held_out: float = 1.0
@@ -127,13 +127,14 @@ class CalibrationReport:
 
     def _weights(self) -> str:
         """A sentence on the weights."""
-        changed = [one.change for one in self.weights if one.change]
+        changed = [one for one in self.weights if one.change != 0]
+        sizes = [one.change for one in changed if one.change is not None]
         if not self.weights:
             return ""
         # Not the mean: the change of a layer whose weights are almost 0 is any number.
-        size = f", by {100 * median(changed):.2g} % (median)" if changed else ""
+        size = f", by {100 * median(sizes):.2g} % (median)" if sizes else ""
         own = sum(one.target == OWN_OUTPUT for one in self.weights)
         return (
-            f" Weights of {len(changed)} of {len(self.weights)} layers and shortcuts changed{size}; {own} were fitted "
-            "to their own output."
+            f" Weights of {len(changed)} of {len(self.weights)} layers and shortcuts changed{size}; fitted to "
+            f"their own output: {own}."
         )

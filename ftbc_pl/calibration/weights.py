@@ -75,7 +75,7 @@ class WeightFit:
         sizes = torch.zeros(processes, dtype=torch.int64, device=device)
         sizes[rank] = batch_size
         counted = sum_over_processes(sizes).tolist()
-        self.first, self.images = sum(counted[:rank]), sum(counted)
+        self.first, self.images, self.own = sum(counted[:rank]), sum(counted), batch_size
         self.local = {changed.place: (changed, path) for changed, path in plan.local.items()}
         self.awaited: dict[Place, list[Changed]] = {}
         for site in plan.sites.values():
@@ -95,7 +95,7 @@ class WeightFit:
             warnings.warn(
                 f"weights='ridge' fits weights to {self.seen} calibration images: they may serve those images only. "
                 f"Take {ENOUGH_IMAGES} (batch_size={ENOUGH_IMAGES}), at least {FEWEST_IMAGES}.",
-                stacklevel=4,
+                stacklevel=6,  # where calibrate_ is called
             )
 
     def around(self, place: Place, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,7 +131,8 @@ class WeightFit:
         z, currents = blocks[0], blocks[1:]
         streams = [one.x.unflatten(0, (self.num_steps + 1, -1))[1:] for one in kept]
         design = Design(tuple(one.geometry for one in kept), channel_dim)
-        sums = joint_sums(design, streams, currents, z, self.steps, first=self.first, images=self.images)
+        each = len(z) // max(1, self.own)  # rows of an image: its tokens, where these are rows of the batch
+        sums = joint_sums(design, streams, currents, z, self.steps, first=self.first, images=self.images, each=each)
         sums = sums.mapped(sum_over_processes)
         sums = self._with_earlier(plan.terms[0].changed, sums)
         target = _moments(z, channel_dim)
@@ -150,7 +151,7 @@ class WeightFit:
         # What is multiplied with 0 on its way to the site can't correct it.
         reached = torch.stack([one.scale(term).abs() > _EXACT for one, term in zip(kept, plan.terms, strict=True)])
         usable = reached.all(0)
-        relative = []
+        relative: list[float | None] = []
         for one, term, change, stream in zip(kept, plan.terms, fit.changes, streams, strict=True):
             before = one.before.double()
             factor = torch.where(usable, one.scale(term), 1)
@@ -161,7 +162,7 @@ class WeightFit:
                 some += added.view_as(some)
             after = torch.empty_like(one.before).copy_(before + own)  # in the same memory layout
             self.corrected[term.changed] = (after, *one.bias())
-            relative.append(float(own.norm() / before.norm().clamp(min=1e-30)))
+            relative.append(float(own.norm() / before.norm()) if before.any() else None)
         self._add_constant(plan, kept, usable, currents, target, channel_dim)
         self._report(plan, site, relative, fit)
 
@@ -190,7 +191,7 @@ class WeightFit:
         own = missing / torch.where(usable, one.scale(term), 1)
         self.corrected[term.changed] = weight, (bias.double() + own).to(bias.dtype)
 
-    def _report(self, plan: SitePlan, site: str, relative: Sequence[float], fit: RidgeFit) -> None:
+    def _report(self, plan: SitePlan, site: str, relative: Sequence[float | None], fit: RidgeFit) -> None:
         before = float(fit.before.sum())
         for term, change in zip(plan.terms, relative, strict=True):
             self.changes.append(

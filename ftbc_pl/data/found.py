@@ -42,7 +42,9 @@ class SplitNames:
         """Those for training, test and validation."""
         return self.train, self.test, self.val
 
-    def in_words(self, root: str, classes: Sequence[str], channels: int, images: int, held_out: int) -> str:
+    def in_words(
+        self, root: str, classes: Sequence[str], channels: int, images: int, held_out: int, trains: bool = True
+    ) -> str:
         """One line that says what was found and what each split is for.
 
         Args:
@@ -51,15 +53,16 @@ class SplitNames:
             channels: Channels of the images as they are read.
             images: Number of images in the split for training.
             held_out: Number of these that are held out for validation.
+            trains: Whether it is for a training.
         """
         names = ", ".join(classes[:SHOWN]) + (", …" if len(classes) > SHOWN else "")
         kind = "colour" if channels == 3 else "grey"
         train = f"{images:,} {kind} images" + ("" if self.train == ROOT else f" in {_named(self.train)}")
-        val = self._validation(held_out)
-        return f"{root}: {len(classes)} classes ({names}); {train} to train on; {val}; {self._test}."
+        val = self._validation(held_out, "to choose the best epoch and measure" if trains else "to measure")
+        return f"{root}: {len(classes)} classes ({names}); {train}{' to train on' * trains}; {val}; {self._test}."
 
-    def _validation(self, held_out: int) -> str:
-        purpose = "to choose the best epoch and measure the accuracy on"
+    def _validation(self, held_out: int, purpose: str) -> str:
+        purpose = f"{purpose} the accuracy on"
         if self.val is not None:
             return f"{_named(self.val)} {purpose}"
         return f"{held_out:,} of them held out {purpose}" if held_out else "no validation images"

@@ -215,7 +215,7 @@ class ImageData(ClassificationData):
             self._said = True
             size = self.input_size if stage == "fit" and self._given["input_size"] is None else None
             kept = len(self.images("calibration"))
-            rank_zero_info(self._splits.in_words(self.found, self.in_chans, kept, size))
+            rank_zero_info(self._splits.in_words(self.found, self.in_chans, kept, size, stage == "fit"))
 
     def prepare_data(self) -> None:
         """Download the data set where asked to; Lightning calls this in one process of each machine."""

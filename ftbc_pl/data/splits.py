@@ -141,7 +141,9 @@ class Splits:
                 f"of the images ([16, 64], say) to keep it"
             )
 
-    def in_words(self, found: SplitNames, channels: int, kept: int, input_size: tuple[int, int, int] | None) -> str:
+    def in_words(
+        self, found: SplitNames, channels: int, kept: int, input_size: tuple[int, int, int] | None, trains: bool
+    ) -> str:
         """What is in the data set, in one line, with whether its images are enlarged by much.
 
         Args:
@@ -149,9 +151,11 @@ class Splits:
             channels: Channels of the images as they are read.
             kept: Number of images to train on.
             input_size: Channels, height and width of the network's input; None: it was chosen for these images.
+            trains: Whether it is for a training.
         """
         source = self.source(self.train)
-        line = found.in_words(self.root, self.class_names() or [], channels, len(source), len(source) - kept)
+        held_out = len(source) - kept
+        line = found.in_words(self.root, self.class_names() or [], channels, len(source), held_out, trains)
         sizes = [] if input_size is None else _some_sizes(source)
         width, height = (max(side) for side in zip(*sizes, strict=True)) if sizes else (0, 0)
         if input_size is None or MUCH_LARGER * width > input_size[2] or MUCH_LARGER * height > input_size[1]:

@@ -84,10 +84,11 @@ class EnergyMeter:
         sizes = torch.zeros(len(self.names) + 4, dtype=torch.float64)
         if self.found is not None:
             _, found = self.found
-            fan_out = [found.fan_out[name] for name in self.names]
-            synapses = sum(values.double().sum().item() for values in fan_out)
+            sites = [call.record for call, _ in self.snn.neurons()]
+            synapses = sum(site.rows * found.fan_out[site.name].double().sum().item() for site in sites)
             macs = (found.ann_macs, found.step_macs, found.static_macs)
-            sizes = torch.tensor([*(values.numel() for values in fan_out), synapses, *macs], dtype=torch.float64)
+            neurons = [site.size for site in sites]
+            sizes = torch.tensor([*neurons, synapses, *macs], dtype=torch.float64)
         sizes = maximum_over_processes(sizes.to(self.snn.device)).cpu()
         return sizes[:-4], sizes[-4], sizes[-3], sizes[-2], sizes[-1]
 

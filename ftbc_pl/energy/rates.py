@@ -19,11 +19,13 @@ def measure_firing_rates(snn: SpikingNetwork, loader: Iterable[Any], *, progress
         progress: Whether to show a progress bar.
 
     Returns:
-        Spikes per neuron at each step, (T,) float64 in 0..1, by name of the site, in forward order.
+        Spikes per neuron and step, float64 in 0..1, by name of the site, in forward order: (T,), at each step; by the
+        schedule `accumulate` (1,), the mean over the train.
 
     Raises:
         ValueError: The loader is empty, or holds images of several sizes.
     """
     cost = measure_energy(snn, loader, progress=progress)
-    rates = cost.site_spikes / cost.neurons.unsqueeze(1)
+    steps = snn.num_steps // len(snn.prediction_steps)  # that a number of spikes is of
+    rates = cost.site_spikes / (steps * cost.neurons.unsqueeze(1))
     return dict(zip(cost.sites, rates, strict=True))

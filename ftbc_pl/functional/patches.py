@@ -250,3 +250,20 @@ def sampled_positions(count: int, indices: Tensor, images: int, rows: int) -> Te
     grid = torch.arange(chosen, device=indices.device) * count // chosen
     shift = ((indices * _GOLDEN) % 2**32 * count) >> 32
     return (grid + shift.unsqueeze(1)) % count
+
+
+def sampled_rows(numbers: Tensor, each: int, images: int, rows: int) -> Tensor:
+    """Choose the rows that are looked at where an image has several of them and there are more than `rows` in all.
+
+    Args:
+        numbers: Number of each row among those of all images, (B,) int64.
+        each: Rows of an image.
+        images: How many images there are in all.
+        rows: About how many rows of all images together.
+
+    Returns:
+        Which ones, (B,) bool: every so many, other ones of the next image.
+    """
+    if each == 1:
+        return torch.ones_like(numbers, dtype=torch.bool)
+    return (numbers + numbers // each) % -(-each * images // rows) == 0

@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ftbc_pl.functional.patches import Term, at_positions, sampled_positions
+from ftbc_pl.functional.patches import Term, at_positions, sampled_positions, sampled_rows
 
 LARGEST = 5120  # unknowns of one fit; a 3×3 convolution of 512 channels with a projection of 256 beside it has 4864
 ROWS = 30_000
@@ -182,6 +183,7 @@ def ridge_sums(
     first: int = 0,
     images: int | None = None,
     rows: int = ROWS,
+    each: int = 1,
 ) -> SplitSums:
     """Sum up what a fit needs.
 
@@ -193,19 +195,21 @@ def ridge_sums(
         first: Index of the first of these images among all images.
         images: How many images there are in all (over batches and processes). Default: B.
         rows: Most positions that are looked at, of all images together.
+        each: Rows of the batch that belong to one image, one after the other: 1, or its number of tokens.
 
     Returns:
         Sums for one τ.
     """
     batch, dim = len(error), design.channel_dim
     count = math.prod(error.shape[1:]) // error.shape[dim]
-    numbers = torch.arange(first, first + batch, device=error.device)
-    positions = sampled_positions(count, numbers, images or batch, rows)
+    numbers = torch.arange(first * each, first * each + batch, device=error.device)
+    images = images or batch // each
+    positions = sampled_positions(count, numbers, each * images, rows)
     width = max(1, design.groups * design.unknowns + design.channels * sum(design.own_columns))
     step = max(1, _SLICE // (width * positions.shape[1]))
-    held_out = numbers % HELD_OUT == HELD_OUT - 1
+    held_out, taken = numbers // each % HELD_OUT == HELD_OUT - 1, sampled_rows(numbers, each, images, rows)
     found = []
-    for mask in (~held_out, held_out):
+    for mask in (taken & ~held_out, taken & held_out):
         sums = RidgeSums.zeros(design, error.device)
         images_of_set = mask.nonzero().flatten()
         # Splitting nothing would give a slice without images.
@@ -226,9 +230,8 @@ def joint_sums(
     steps: Sequence[int],
     weights: Sequence[float] | None = None,
     *,
-    first: int = 0,
-    images: int | None = None,
     rows: int = ROWS,
+    **sampling: Any,
 ) -> SplitSums:
     """Sum up what one fit needs that serves the running means up to several timesteps.
 
@@ -243,9 +246,8 @@ def joint_sums(
         steps: The t whose running means are fitted, in 1 … T, ascending; 1, 2, 4 … T are enough to serve all.
         weights: How much an error at each of them counts. Default: t², as what a mean over t steps lacks falls
             with 1/t; with equal weights the first steps, which lack most, would decide alone.
-        first: As in `ridge_sums`.
-        images: As in `ridge_sums`.
-        rows: As in `ridge_sums`.
+        rows: Most positions that are looked at, of all images and timesteps together.
+        **sampling: `first`, `images` and `each` of `ridge_sums`.
 
     Returns:
         Sums for all τ in `steps`.
@@ -263,7 +265,7 @@ def joint_sums(
         running += currents[begin:t].sum(0)
         begin = t
         means, error = [total / t for total in sums], target - running / t
-        found.append(ridge_sums(design, means, error, first=first, images=images, rows=max(1, rows // len(steps))))
+        found.append(ridge_sums(design, means, error, rows=max(1, rows // len(steps)), **sampling))
     factors = list(weights or [float(t * t) for t in steps])
     return SplitSums(_joined([s.training for s in found], factors), _joined([s.held_out for s in found], factors))
 

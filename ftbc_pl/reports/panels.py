@@ -120,7 +120,7 @@ def weights_panel(results: RunResults) -> Panel | None:
         [
             str(one["layer"]) or "(network)",
             str(one["target"]),
-            f"{100 * one['change']:.1f} %",
+            NOTHING if one["change"] is None else f"{100 * one['change']:.1f} %",
             NOTHING if one["penalty"] is None else f"{one['penalty']:g}",
             f"{100 * one['left']:.1f} %",
             f"{100 * one['left_held_out']:.1f} %",
@@ -129,9 +129,10 @@ def weights_panel(results: RunResults) -> Panel | None:
     ]
     note = (
         "Weights of the timesteps, fitted by ridge regression; the ANN keeps its own. Change: norm of the change over "
-        "that of the weights. Error left: part of the squared error of the running means of the input of the site "
-        "(or of the layer's own output) that the fit leaves, on the images fitted to and on the fifth that chose the "
-        "penalty. Layers that end in the same site share these."
+        "that of the weights, unless these were 0. Error left: part of the squared error, but for its mean, of the "
+        "running means of the input of the site (or of the layer's own output) up to all fitted timesteps that the fit "
+        "leaves before the range is given back, on the images fitted to and on the fifth that chose the penalty. "
+        "Layers that end in the same site share these."
     )
     table = Table(label="Weights of the layers", columns=columns, rows=rows)
     return Panel(title="Fitted weights", note=note, tables=[table])

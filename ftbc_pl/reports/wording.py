@@ -39,7 +39,8 @@ def summary_line(results: RunResults) -> str:
         return f"{head}, not calibrated."
     cost = results.calibration
     passes = f"{cost['forward_passes']} forward pass{'' if cost['forward_passes'] == 1 else 'es'}"
-    made = f"calibrated {'earlier ' if results.calibrated_earlier else ''}({cost['solver']})"
+    fitted = ", fitted weights" if results.weights else ""
+    made = f"calibrated {'earlier ' if results.calibrated_earlier else ''}({cost['solver']}{fitted})"
     return f"{head}, {made} with {cost['images']:,} images, {passes}, {cost['seconds']:.1f} s."
 
 

@@ -4,7 +4,6 @@ T timesteps of a batch run as T·B rows through the ANN's own forward. Convoluti
 rows alike; at each site the rows are seen as (T, B, ...) again.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -251,7 +250,7 @@ class SpikingNetwork(nn.Module):
         limit = free_bytes(images.device) if self.memory_limit is None else self.memory_limit
         if limit is None:
             return most
-        numbers = sum(math.prod(call.record.shape) for call in self.calls) * images.element_size() * batch_size
+        numbers = sum(call.record.size for call in self.calls) * images.element_size() * batch_size
         if 4 * numbers * (most + more_rows) <= limit:  # far from it: no forward to find out more
             return most
         left = limit - limit // 8 - (1 + more_neurons) * numbers  # an eighth for what is small

@@ -39,7 +39,7 @@ def trace(network: nn.Module, example: Tensor, smooth: bool = False) -> Trace:
         smooth: Whether smooth activations (GELU …) are run by the rate-exact replacement instead of being a problem.
     """
     with _frozen(network), torch.enable_grad(), module_paths(network) as (path, entered):
-        recorder = _Recorder(smooth, dict(network.named_modules()), path)
+        recorder = _Recorder(smooth, dict(network.named_modules()), path, len(example))
         # A view, since a leaf that requires a gradient can't be changed in place.
         images = example.detach().clone().requires_grad_().view_as(example)
         _tag(images, True, Layout())
@@ -80,8 +80,9 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, smooth: bool, modules: dict[str, nn.Module], path: list[str]) -> None:
+    def __init__(self, smooth: bool, modules: dict[str, nn.Module], path: list[str], batch_size: int) -> None:
         super().__init__()
+        self.batch_size = batch_size
         self.smooth = smooth
         self.modules = modules
         self.path = path
@@ -180,6 +181,7 @@ class _Recorder(TorchFunctionMode):
             origin=origin.value,
             source=source_line(),
             shape=shape,
+            rows=max(1, operation.shape[0] // self.batch_size) if operation.layout.batch == 0 else 1,
             channels=shape[dim - 1] if spiking else 0,
             upper=upper_bound(function, args, kwargs) if spiking else None,
         )

@@ -246,7 +246,7 @@ def test_an_interrupt_leaves_the_calibration_alone():
         ({"alpha": 0.4}, "alpha is an option of solver 'heuristic'; 'exact' has none"),
         ({"passes": 2}, "solver 'exact' needs one pass"),
         ({"horizon": 0, "solver": "balanced"}, "horizon must be at least 1, got 0"),
-        ({"horizon": 9, "solver": "balanced"}, "horizon must be one of the timesteps 1 to 8, got 9"),
+        ({"horizon": 9, "solver": "balanced"}, "predictions, one of 1 to 8, got 9"),
         ({"horizon": 2}, "horizon is an option of solver 'balanced' and of weights 'ridge'; 'exact' has none"),
         ({"horizon": 2, "mean_weight": 3.0, "solver": "balanced"}, "give one of the two"),
         ({"num_batches": 0}, "num_batches must be at least 1"),
@@ -278,6 +278,20 @@ def test_evaluate_equals_counting_by_hand(steps):
         for t in range(steps):
             correct[t] += (outputs[: t + 1].mean(0).argmax(1) == labels).sum()
     assert torch.equal(evaluate(snn, loader, progress=False), correct.double() / 15)
+
+
+@pytest.mark.parametrize("weights", ["keep", "ridge"])
+def test_an_empty_batch_is_named(weights):
+    with pytest.raises(ValueError, match="Expected images in each batch to calibrate with, got an empty batch"):
+        calibrate_(double_snn(), [images().double()[:0]], weights=weights, progress=False)
+
+
+def test_a_horizon_beside_the_only_prediction_is_refused():
+    snn = convert(small_cnn(), 4, batches=[images()], schedule="accumulate")
+    with pytest.raises(ValueError, match=r"horizon must be a timestep of the predictions, 4, the only .*, got 1"):
+        calibrate_(snn, [images()], weights="ridge", horizon=1, progress=False)
+    with pytest.raises(TypeError, match="horizon must be a whole number, got True"):
+        calibrate_(snn, [images()], weights="ridge", horizon=True, progress=False)
 
 
 def test_evaluate_needs_data():

@@ -435,8 +435,9 @@ def test_sums_are_kept_for_batches_to_come_only():
 
 @pytest.mark.filterwarnings("default")
 def test_few_images_are_warned_of():
-    with pytest.warns(UserWarning, match="fits weights to 49 calibration images.*Take 200"):
+    with pytest.warns(UserWarning, match="fits weights to 49 calibration images.*Take 200") as warned:
         ridge(converted("plain"), smooth_images(49))
+    assert [one.filename for one in warned] == [__file__]  # where calibrate_ is called
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ridge(converted("plain"), smooth_images(50))
@@ -452,6 +453,17 @@ def test_channels_that_normalisation_silences_stay_as_they_are():
     assert torch.equal(fitted[1], own[1])
     assert not torch.equal(fitted[0], own[0])
     assert snn(smooth_images()).isfinite().all()
+
+
+def test_weights_that_were_0_have_no_relative_change():
+    network = make("residual")
+    network[2].conv2.weight.data.zero_()
+    snn = convert(network, 4, batches=[smooth_images(seed=5)])
+    report = ridge(snn, smooth_images(60))
+    (change,) = (one for one in report.weights if one.layer == "2.conv2")
+    assert change.change is None
+    assert snn.corrections.content()[Changed("conv2d", 2)][0].any()
+    assert "% (median)" in str(report)
 
 
 def test_the_report_page_shows_the_weights():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftbc_pl.functional.expansion import Moments, expansion
-from ftbc_pl.functional.patches import Affine, Identity, sampled_positions
+from ftbc_pl.functional.patches import Affine, Identity, sampled_positions, sampled_rows
 from ftbc_pl.functional.ridge import PENALTIES, constant_per_step, correction, solve_ridge
 from ftbc_pl.functional.ridge_sums import Design, RidgeSums, joint_sums, ridge_sums
 from tests import reference
@@ -292,6 +292,24 @@ def test_a_fit_is_the_same_each_time():
     fits = [solve_ridge(design, ridge_sums(design, inputs, error, rows=100)) for _ in range(2)]
     for one, two in zip(*(fit.changes for fit in fits), strict=True):
         assert torch.equal(one, two)
+
+
+def test_tokens_that_are_rows_of_the_batch_are_those_of_whole_images():
+    """Rows of 12 images, 5 of each, are held out an image at a time, and a part of them is sampled, as of positions."""
+    torch.manual_seed(0)
+    design = Design((Affine.linear((3, 4)),), channel_dim=1)
+    x, error = torch.randn(60, 4).double(), torch.randn(60, 3).double()
+    sums = ridge_sums(design, [x], error, images=12, each=5)
+    held_out = torch.arange(60) // 5 % 5 == 4
+    torch.testing.assert_close(sums.held_out.shared[0, 0, 0], x[held_out].sum(0))
+    torch.testing.assert_close(sums.training.shared_error[0, 0], x[~held_out].T @ error[~held_out])
+    parts = [ridge_sums(design, [x[a:b]], error[a:b], first=a // 5, images=12, each=5) for a, b in ((0, 20), (20, 60))]
+    torch.testing.assert_close((parts[0] + parts[1]).held_out.shared, sums.held_out.shared)
+    few = ridge_sums(design, [x], error, images=12, each=5, rows=20)
+    # A third, but for what the shift from image to image adds.
+    assert (few.training.rows + few.held_out.rows).item() == 24
+    numbers = torch.arange(60)[sampled_rows(torch.arange(60), 5, 12, 20)]
+    assert numbers.div(5, rounding_mode="floor").unique().tolist() == list(range(12))
 
 
 @given(st.integers(1, 3000), st.integers(1, 50), st.integers(1, 5000))
