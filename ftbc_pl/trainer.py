@@ -246,7 +246,8 @@ class FTBCTrainer(Trainer):
             elif run.snn is module.snn:  # it was made here: not lost
                 run.write_without_accuracies(self, f"there are no validation images ({why_none(self)})")
             else:
-                raise ValueError(f"There are no {split} images to evaluate on: {why_none(self)}.")
+                why = why_none(self) if split == "validation" else "the loader is empty, or limit_test_batches is 0"
+                raise ValueError(f"There are no {split} images to evaluate on ({why}).")
         except BaseException:
             run.abandon()
             raise
