@@ -180,7 +180,11 @@ class TestFolder:
         ({"solvers": ["exakt"]}, ValueError, "Did you mean 'exact'"),
         ({"solvers": ["exact"], "passes": 3}, ValueError, "passes is an option of none of the solvers"),
         ({"horizon": 4, "num_steps": [2, 4]}, ValueError, "predictions, one of 1 to 2, got 4"),
-        ({"horizon": 1, "num_steps": [2], "schedule": "accumulate"}, ValueError, "one of the timesteps 2 to 2, got 1"),
+        (
+            {"horizon": 1, "num_steps": [2], "schedule": "accumulate"},
+            ValueError,
+            "predictions, 2, the only prediction, got 1",
+        ),
         ({"threshold": 0.999}, ValueError, r"write 99\.9"),
         ({"draws": 7}, ValueError, "7 draws need 7 calibration batches, the loader holds 6"),
     ],
