@@ -47,8 +47,8 @@ def test_the_report_is_plain_data():
     first = asdict(report.sites[0])
     assert first.pop("source").startswith("conversion/test_report.py:")
     assert first == {
-        "name": "act", "kind": "spiking", "operation": "hardtanh", "origin": "shared module", "shape": (4, 8, 8), "rows": 1,
-        "channels": 4, "threshold_from": "percentile 99.5", "upper": 6.0, "folded": 16,
+        "name": "act", "kind": "spiking", "operation": "hardtanh", "origin": "shared module", "shape": (4, 8, 8),
+        "rows": 1, "channels": 4, "threshold_from": "percentile 99.5", "upper": 6.0, "folded": 16,
         "threshold": None, "firing_rate": None, "temporal_bias_rms": (), "dead_channels": 0, "saturated_channels": 0,
     }  # fmt: skip
     totals = report.totals()
