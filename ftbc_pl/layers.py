@@ -235,7 +235,9 @@ class TemporalDifference(nn.Module):
         self.sums: tuple[Tensor, ...] | None = None
         self.total: Tensor | None = None
 
-    def forward(self, function: Callable[..., Tensor], *inputs: Tensor, in_parts: bool = True) -> Tensor:
+    def forward(
+        self, function: Callable[..., Tensor], *inputs: Tensor, in_parts: Callable[[], bool] = lambda: True
+    ) -> Tensor:
         """Simulate the next K timesteps of `function`, called with tensors (K·B, ...).
 
         Args:
@@ -247,7 +249,8 @@ class TemporalDifference(nn.Module):
             (K, B, ...), whose running mean is the function of the running means of the inputs.
         """
         steps = len(inputs[0])
-        block = max(1, MOST_BYTES // max(1, inputs[0].nbytes // steps)) if in_parts else steps
+        block = max(1, MOST_BYTES // max(1, inputs[0].nbytes // steps))
+        block = block if block >= steps or in_parts() else steps
         parts = [self._block(function, [x[first : first + block] for x in inputs]) for first in range(0, steps, block)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

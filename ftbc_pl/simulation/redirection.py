@@ -80,7 +80,7 @@ class Redirection(TorchFunctionMode):
             if inputs[0].shape[call.channel_dim :][:1] != call.record.shape[call.channel_dim - 1 :][:1]:
                 raise RuntimeError(_OTHER_PATH)
             return self.visitor.neuron(call, self.sites[index], inputs[0], function)  # type: ignore[arg-type]
-        stateless = StreamFunction(function, not _others_have_rows(call, args, kwargs, max(map(len, inputs))))
+        stateless = StreamFunction(function, lambda: not _others_have_rows(call, args, kwargs, max(map(len, inputs))))
         return self.visitor.rate_exact(call, self.sites[index], inputs, stateless)  # type: ignore[arg-type]
 
     def run(self, rows: Tensor) -> Any:

@@ -17,11 +17,12 @@ class StreamFunction:
 
     Attributes:
         run: The function.
-        in_parts: Whether some of the rows may be handed to it; if not, what else it takes has as many rows.
+        in_parts: Whether some of the rows may be handed to it; if not, what else it takes has as many rows. To be
+            asked only where it matters: under export a comparison of sizes would fix the size of the batch.
     """
 
     run: Callable[..., Tensor]
-    in_parts: bool
+    in_parts: Callable[[], bool]
 
     def __call__(self, *streams: Tensor) -> Tensor:
         """Call it."""
