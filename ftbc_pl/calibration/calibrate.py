@@ -85,7 +85,7 @@ class _Calibration:
         self.states = {call.name: SiteState(site) for call, site in snn.neurons()}
         self.errors: Tensor | None = None
         self.fit: WeightFit | None = None
-        self.images = self.forward_passes = self.fitted = 0
+        self.images = self.forward_passes = 0
         # One unit is one timestep of one site, so that a single batch moves the bar as well.
         self.blocks = len(snn.prediction_steps)
         self.visitor = TrainStep if snn.options.schedule == "accumulate" else CalibrationStep
@@ -96,26 +96,24 @@ class _Calibration:
         """Correct the biases, batch by batch."""
         with self.bar, _counted_forwards(self.snn) as forwards:
             for number in range(self.options.passes):
-                for batch in _first_batches(loader, self.options.num_batches, self.snn.device):
+                for index, batch in enumerate(_first_batches(loader, self.options.num_batches, self.snn.device)):
                     rows = to_images(batch).to(self.snn.device)
                     self.images += len(rows) * (number == 0)
                     chunks = _chunks(self.snn, rows, self.solver)
                     forwards.clear()
                     if self.options.weights == "ridge":
                         chunks = [self.blocks]  # a fit looks at all timesteps
-                        self._prepare_fit(rows)
+                        self._prepare_fit(rows, is_last=index == self.options.num_batches - 1)
                         forwards.clear()
                     self._correct(rows, chunks)
                     # The chunks of one simulation together are one forward.
                     self.forward_passes += -(-len(forwards) // len(chunks))
                     forwards.clear()
 
-    def _prepare_fit(self, images: Tensor) -> None:
+    def _prepare_fit(self, images: Tensor, is_last: bool) -> None:
         plan, horizon = plan_fits(self.snn, images[:2]), self.options.horizon
         # One block holds whole trains, and there is one running mean to fit.
         horizon = horizon if self.blocks == self.snn.num_steps else None
-        self.fitted += 1
-        is_last = self.fitted == self.options.num_batches
         self.fit = WeightFit(plan, self.blocks, len(images), images.device, horizon, self.fit, is_last)
         if is_last:
             self.fit.warn_of_few_images()

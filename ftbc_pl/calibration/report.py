@@ -127,10 +127,10 @@ class CalibrationReport:
 
     def _weights(self) -> str:
         """A sentence on the weights."""
-        changed = [one for one in self.weights if one.change != 0]
-        sizes = [one.change for one in changed if one.change is not None]
         if not self.weights:
             return ""
+        changed = [one for one in self.weights if one.change != 0]
+        sizes = [one.change for one in changed if one.change is not None]
         # Not the mean: the change of a layer whose weights are almost 0 is any number.
         size = f", by {100 * median(sizes):.2g} % (median)" if sizes else ""
         own = sum(one.target == OWN_OUTPUT for one in self.weights)

@@ -43,7 +43,7 @@ class SplitNames:
         return self.train, self.test, self.val
 
     def in_words(
-        self, root: str, classes: Sequence[str], channels: int, images: int, held_out: int, trains: bool = True
+        self, root: str, classes: Sequence[str], channels: int, images: int, held_out: int, trains: bool
     ) -> str:
         """One line that says what was found and what each split is for.
 
