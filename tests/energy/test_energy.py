@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ftbc_pl import calibrate_, convert, load_snn, measure_energy, measure_firing_rates, save_snn
+from ftbc_pl import calibrate_, convert, load_snn, measure_energy, save_snn
 from ftbc_pl.energy import Convention, EnergyMeter
 from ftbc_pl.energy.fan_out import find_fan_out
 from ftbc_pl.simulation import Simulation
 from tests import reference
 from tests.networks import images, randomise_, small_cnn
-from tests.own_networks import Nested, conv, head, network, tokens
+from tests.own_networks import Nested, conv, head, network
 
 STEPS = 3
 
@@ -348,23 +348,3 @@ def test_images_of_one_size_and_at_least_one():
         measure_energy(snn, [images(2, 6), images(2, 7)], progress=False)
     with pytest.raises(ValueError, match="the loader is empty"):
         measure_energy(snn, [], progress=False)
-
-
-def merged(x, conv, body, head):
-    """Tokens that are rows of the batch."""
-    batch = len(x)
-    x = tokens(conv(x).relu()).reshape(-1, 4)
-    return head(body(x).relu().reshape(batch, -1, 6).mean(1))
-
-
-@pytest.mark.parametrize("schedule", ["stream", "accumulate"])
-def test_firing_rates_are_those_of_the_calibration(schedule):
-    ann = network(merged, conv=conv(), body=lambda: nn.Linear(4, 6), head=head(6))
-    batch = images(8, 4)
-    snn = convert(ann, STEPS, batches=[batch], schedule=schedule)
-    report = calibrate_(snn, [batch], progress=False)
-    assert snn.report.neurons == 16 * 4 + 16 * 6
-    assert measure_energy(snn, [batch], progress=False).neurons.tolist() == [64, 96]
-    for site, rates in zip(report.sites, measure_firing_rates(snn, [batch], progress=False).values(), strict=True):
-        assert len(rates) == len(snn.prediction_steps)
-        assert rates.mean().item() == pytest.approx(site.firing_rate)
